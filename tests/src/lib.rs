@@ -1,0 +1,1 @@
+//! The end-to-end harness as a library: Envoy processes, certificates, clients, waiting for a condition.
