@@ -5,18 +5,26 @@ use clap::Subcommand;
 use crate::console::{Console, Exit};
 use crate::diagnostic::Failure;
 
+mod build;
 mod completions;
+mod filter;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Build the filter: a module that Envoy loads, checked, with its size and sha256
+    Build(build::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
+    /// Look at a built filter
+    Filter(filter::Args),
 }
 
 impl Command {
     pub fn run(self, console: &mut Console<'_>) -> Result<Exit, Failure> {
         match self {
+            Self::Build(args) => build::run(&args, console),
             Self::Completions(args) => completions::run(&args, console),
+            Self::Filter(args) => filter::run(&args, console),
         }
     }
 }
