@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod console;
 pub mod diagnostic;
+pub mod pki;
 pub mod wasm;
 
 /// The command line, as clap reads it.
