@@ -7,6 +7,7 @@
 pub mod commands;
 pub mod console;
 pub mod diagnostic;
+pub mod envoy_binary;
 pub mod pki;
 pub mod wasm;
 
