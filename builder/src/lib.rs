@@ -8,6 +8,7 @@ pub mod commands;
 pub mod console;
 pub mod diagnostic;
 pub mod envoy_binary;
+pub mod mesh;
 pub mod pki;
 pub mod wasm;
 

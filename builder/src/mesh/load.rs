@@ -1,0 +1,132 @@
+//! Paths → [`Resolved`]: reads every document, hands each kind to its owner, and brings all mistakes back together.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::document::{self, Document};
+use super::model::{API_VERSION, Mesh};
+use super::{Resolved, discover, read, resolve};
+use crate::diagnostic::{Diagnostic, Failure, Severity, Source, nearest};
+
+/// Who reads which kind: (kind, the API groups it may have).
+const KINDS: [(&str, &[&str]); 6] = [
+    ("Mesh", &[API_VERSION]),
+    ("AuthorizationPolicy", &["security.istio.io/v1", "security.istio.io/v1beta1"]),
+    ("PeerAuthentication", &["security.istio.io/v1", "security.istio.io/v1beta1"]),
+    ("RateLimitPolicy", &[API_VERSION]),
+    ("CircuitBreakerPolicy", &[API_VERSION]),
+    (
+        "DestinationRule",
+        &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"],
+    ),
+];
+
+/// Reads and checks the mesh that the files hold; with no path, the one that [`discover::discover`] finds.
+///
+/// # Errors
+/// Every mistake in every file, each with its place.
+pub fn load(paths: &[PathBuf]) -> Result<Resolved, Failure> {
+    let found;
+    let paths = if paths.is_empty() {
+        found = [discover::discover()?];
+        &found
+    } else {
+        paths
+    };
+    load_sources(&discover::sources(paths)?)
+}
+
+/// The same from texts already read.
+///
+/// # Errors
+/// Every mistake in every text, each with its place.
+pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
+    let mut mistakes = Vec::new();
+    let mut meshes = Vec::new();
+    let mut policies = Vec::new();
+    let mut limits = Vec::new();
+    for source in sources {
+        for document in document::parse(source, &mut mistakes) {
+            match check_kind(&document) {
+                Err(mistake) => mistakes.push(*mistake),
+                Ok("Mesh") => meshes.push(document),
+                Ok("AuthorizationPolicy" | "PeerAuthentication") => policies.push(document),
+                Ok(_) => limits.push(document),
+            }
+        }
+    }
+    let resolved = the_mesh(&meshes, sources, &mut mistakes).and_then(|document| {
+        let mesh: Mesh = read::document(document, &mut mistakes)?;
+        Some(resolve::resolve(document, mesh, &mut mistakes))
+    });
+    mistakes.sort_by_key(|mistake| {
+        // By file in the order given, then by place; what has none comes first.
+        let file = |name: &str| sources.iter().position(|source| source.name == name);
+        mistake.location.as_ref().map(|place| (file(&place.source.name), place.span.start))
+    });
+    let failed = mistakes.iter().any(|mistake| mistake.severity == Severity::Error);
+    match resolved {
+        Some(mut resolved) if !failed => {
+            resolved.warnings.append(&mut mistakes);
+            resolved.policy_documents = policies;
+            resolved.limit_documents = limits;
+            Ok(resolved)
+        }
+        _ => Err(Failure { diagnostics: mistakes }),
+    }
+}
+
+fn check_kind(document: &Document) -> Result<&'static str, Box<Diagnostic>> {
+    let written = document.kind.value.as_str();
+    let Some((kind, versions)) = KINDS.iter().find(|(kind, _)| *kind == written) else {
+        let mistake = document.error(
+            "unknown-kind",
+            format!("`{written}` is no kind of Meshward's"),
+            &document.kind.span,
+        );
+        return Err(Box::new(match nearest(written, KINDS.iter().map(|(kind, _)| *kind)) {
+            Some(near) => mistake.help(format!("did you mean `{near}`?")),
+            None => mistake
+                .help(format!("the kinds are {}", KINDS.map(|(kind, _)| format!("`{kind}`")).join(", "))),
+        }));
+    };
+    if versions.contains(&document.api_version.value.as_str()) {
+        return Ok(kind);
+    }
+    let message = format!("`{}` is no version of `{kind}`", document.api_version.value);
+    Err(Box::new(
+        document
+            .error("unknown-version", message, &document.api_version.span)
+            .help(format!("write `apiVersion: {}`", versions.first().copied().unwrap_or(API_VERSION))),
+    ))
+}
+
+/// The one document of kind `Mesh`.
+fn the_mesh<'a>(
+    meshes: &'a [Document],
+    sources: &[Arc<Source>],
+    mistakes: &mut Vec<Diagnostic>,
+) -> Option<&'a Document> {
+    let (first, others) = match meshes.split_first() {
+        Some(found) => found,
+        None => {
+            // With a text that could not be read the Mesh may well be in it.
+            if mistakes.is_empty() {
+                let names =
+                    sources.iter().map(|source| format!("`{}`", source.name)).collect::<Vec<_>>().join(", ");
+                mistakes.push(
+                    Diagnostic::error("no-mesh", format!("there is no document of kind `Mesh` in {names}"))
+                        .help("write a first one with `meshward init`"),
+                );
+            }
+            return None;
+        }
+    };
+    for other in others {
+        let (line, _) = first.source.position(first.kind.span.start);
+        mistakes.push(other.error("second-mesh", "there can be only one `Mesh`", &other.kind.span).help(
+            format!("the first is at {}:{line}; put all services into one of them", first.source.name),
+        ));
+    }
+    Some(first)
+}

@@ -1,0 +1,15 @@
+//! mesh.yaml: found, read, checked. Everything else in this crate works on [`Resolved`].
+
+pub mod discover;
+pub mod document;
+mod load;
+pub mod model;
+pub mod read;
+mod resolve;
+
+#[cfg(test)]
+mod tests;
+
+pub use discover::MeshFiles;
+pub use load::{load, load_sources};
+pub use resolve::{Call, Edge, EdgeRoute, Local, Resolved, Service};

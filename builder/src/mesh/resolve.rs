@@ -1,0 +1,180 @@
+//! The mesh with every name checked and every default filled in: what all other modules work on.
+//!
+//! INVARIANT: a [`Resolved`] that [`super::load`] returns is whole: every callee exists, ports do not collide, names are
+//! good for Kubernetes, SPIFFE and Envoy. Nothing behind it checks again.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::document::{Document, Spanned};
+use super::model::{ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
+use crate::diagnostic::Diagnostic;
+
+mod check;
+mod service;
+
+/// The ports of every sidecar; an application cannot have them.
+pub mod ports {
+    /// Inbound, mTLS.
+    pub const INBOUND: u16 = 15001;
+    /// Outbound HTTP, on the application's loopback.
+    pub const OUTBOUND: u16 = 15006;
+    /// Health checks and metrics, plain HTTP, exact paths only.
+    pub const HEALTH: u16 = 15021;
+    /// Envoy's admin interface, loopback only.
+    pub const ADMIN: u16 = 9901;
+    /// The edge's listener when mesh.yaml says nothing.
+    pub const EDGE: u16 = 8080;
+    pub const RESERVED: [u16; 4] = [INBOUND, OUTBOUND, HEALTH, ADMIN];
+}
+
+/// The Envoy that everything was tried with.
+pub const ENVOY_IMAGE: &str = "envoyproxy/envoy:distroless-v1.40.0";
+
+/// A mesh that holds together.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub name: String,
+    pub trust_domain: String,
+    pub trust_domain_aliases: Vec<String>,
+    /// The namespace of the services that name none; also the root namespace, whose policies apply everywhere.
+    pub namespace: String,
+    pub default_action: DefaultAction,
+    pub path_params: PathParams,
+    pub envoy_image: String,
+    /// In the file's order.
+    pub services: Vec<Service>,
+    /// AuthorizationPolicy and PeerAuthentication, for `crate::policy`.
+    pub policy_documents: Vec<Document>,
+    /// RateLimitPolicy, CircuitBreakerPolicy and DestinationRule, for `crate::limits`.
+    pub limit_documents: Vec<Document>,
+    /// What is no mistake, but a surprise.
+    pub warnings: Vec<Diagnostic>,
+    /// The document of kind `Mesh`, for further diagnostics.
+    pub document: Document,
+}
+
+/// One workload and its sidecar.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: String,
+    pub namespace: String,
+    pub service_account: String,
+    pub protocol: Protocol,
+    /// The application's port. `None` exactly for an edge, which has no application.
+    pub port: Option<u16>,
+    /// Always with `app`.
+    pub labels: BTreeMap<String, String>,
+    /// The callees, an edge's routes among them, without duplicates, in the file's order.
+    pub calls: Vec<Call>,
+    pub edge: Option<Edge>,
+    pub replicas: u32,
+    pub container: Option<ContainerSpec>,
+    pub local: Option<Local>,
+    /// The place of the name in the mesh's document.
+    pub name_span: Spanned<()>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The name of a service of the mesh.
+    pub service: String,
+    /// The port on the caller's loopback: some exactly for a TCP callee.
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    pub port: u16,
+    /// In the file's order, in which they are tried.
+    pub routes: Vec<EdgeRoute>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EdgeRoute {
+    /// Starts with `/`; ends with one only when it is all.
+    pub prefix: String,
+    pub host: Option<String>,
+    pub service: String,
+    pub rewrite: Option<String>,
+}
+
+/// How the application is started on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Program and arguments; not empty. With `{address}` and `{port}` still in them.
+    pub command: Vec<String>,
+    pub env: BTreeMap<String, String>,
+}
+
+impl Resolved {
+    pub fn service(&self, name: &str) -> Option<&Service> {
+        self.services.iter().find(|service| service.name == name)
+    }
+
+    /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
+    pub fn spiffe_id(&self, service: &Service) -> String {
+        format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, service.namespace, service.service_account)
+    }
+
+    /// The services that call `callee`, in the file's order.
+    pub fn callers_of<'a>(&'a self, callee: &'a str) -> impl Iterator<Item = &'a Service> {
+        self.services.iter().filter(move |service| service.calls.iter().any(|call| call.service == callee))
+    }
+}
+
+impl Service {
+    pub fn is_edge(&self) -> bool {
+        self.edge.is_some()
+    }
+
+    /// `<service>.<namespace>.svc.cluster.local`
+    pub fn fqdn(&self) -> String {
+        format!("{}.{}.svc.cluster.local", self.name, self.namespace)
+    }
+}
+
+impl Local {
+    /// Command and environment with the placeholders filled in.
+    pub fn at(&self, address: IpAddr, port: u16) -> Self {
+        let fill = |text: &String| {
+            text.replace("{address}", &address.to_string()).replace("{port}", &port.to_string())
+        };
+        Self {
+            command: self.command.iter().map(fill).collect(),
+            env: self.env.iter().map(|(name, value)| (name.clone(), fill(value))).collect(),
+        }
+    }
+}
+
+/// Checks all names and fills in all defaults. What comes back beside an error is only good for finding more of them.
+pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagnostic>) -> Resolved {
+    let spec = mesh.spec;
+    let mut check = check::Check { document, mistakes };
+    check.dns_label("the mesh's name", &mesh.metadata.name);
+    check.trust_domain(&spec.trust_domain);
+    for alias in &spec.trust_domain_aliases {
+        check.trust_domain(alias);
+    }
+    if let Some(namespace) = &spec.namespace {
+        check.dns_label("a namespace", namespace);
+    }
+    if let Some(image) = &spec.envoy_image {
+        check.image(image);
+    }
+    let namespace = spec.namespace.map_or_else(|| "default".to_owned(), |namespace| namespace.value);
+    Resolved {
+        name: mesh.metadata.name.value,
+        trust_domain: spec.trust_domain.value,
+        trust_domain_aliases: spec.trust_domain_aliases.into_iter().map(|alias| alias.value).collect(),
+        default_action: spec.default_action.unwrap_or_default(),
+        path_params: spec.path_params.unwrap_or_default(),
+        envoy_image: spec.envoy_image.map_or_else(|| ENVOY_IMAGE.to_owned(), |image| image.value),
+        services: service::resolve(&mut check, &namespace, spec.services),
+        namespace,
+        policy_documents: Vec::new(),
+        limit_documents: Vec::new(),
+        warnings: Vec::new(),
+        document: document.clone(),
+    }
+}

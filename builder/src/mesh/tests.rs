@@ -1,0 +1,117 @@
+//! What a user sees for a mesh.yaml, good and bad.
+
+use super::model::Protocol;
+use super::{Resolved, load_sources};
+use crate::diagnostic::Source;
+
+const HEAD: &str = "apiVersion: meshward.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\n";
+
+fn load(text: &str) -> Result<Resolved, Vec<String>> {
+    let source = Source::new("mesh.yaml", text);
+    load_sources(&[source]).map_err(|failure| {
+        failure
+            .diagnostics
+            .iter()
+            .map(|d| {
+                let place = d.place().unwrap_or_default();
+                let help = d.help.first().map(|help| format!(" ({help})")).unwrap_or_default();
+                format!("{place}: {}: {}{help}", d.code, d.message)
+            })
+            .collect()
+    })
+}
+
+#[test]
+fn a_small_mesh_gets_its_defaults() {
+    let mesh = load(&format!(
+        "{HEAD}spec:\n  trustDomain: t.example\n  services:\n  - {{name: a, port: 80, calls: [db]}}\n  - {{name: db, protocol: tcp, port: 5432}}\n"
+    ))
+    .unwrap();
+    assert_eq!(mesh.namespace, "default");
+    let a = mesh.service("a").unwrap();
+    assert_eq!(mesh.spiffe_id(a), "spiffe://t.example/ns/default/sa/a");
+    assert_eq!((a.protocol, a.port, a.replicas), (Protocol::Http, Some(80), 1));
+    assert_eq!(a.calls[0].port, Some(5432), "a TCP callee has its own port on the caller's loopback");
+    assert_eq!(a.labels["app"], "a");
+    assert_eq!(mesh.callers_of("db").map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a"]);
+}
+
+#[test]
+fn all_mistakes_come_at_once_each_at_its_place() {
+    let text = format!(
+        "{HEAD}spec:
+  trustDomain: spiffe://Books.example
+  services:
+  - name: bookapi
+    prot: tcp
+    port: 70000
+    calls: [timescale, {{service: web, port: 9}}]
+  - name: web
+    port: 15001
+    replicas: \"2\"
+  - name: Timescaledb
+    protocol: htp
+    port: 5432
+  - port: 80
+  - name: web
+    port: 81
+    calls: [wbe, bookapi]
+"
+    );
+    insta::assert_snapshot!(load(&text).unwrap_err().join("\n"));
+}
+
+#[test]
+fn ports_of_a_pods_loopback_do_not_collide() {
+    let text = format!(
+        "{HEAD}spec:
+  trustDomain: t
+  services:
+  - {{name: a, port: 5432, calls: [p1, p2, {{service: p3, port: 7000}}, {{service: p4, port: 7000}}]}}
+  - {{name: p1, protocol: tcp, port: 5432}}
+  - {{name: p2, protocol: tcp, port: 6000}}
+  - {{name: p3, protocol: tcp, port: 5432}}
+  - {{name: p4, protocol: tcp, port: 5432}}
+"
+    );
+    insta::assert_snapshot!(load(&text).unwrap_err().join("\n"));
+}
+
+#[test]
+fn an_edge_is_checked() {
+    let text = format!(
+        "{HEAD}spec:
+  trustDomain: t
+  services:
+  - {{name: api, port: 80, calls: [edge]}}
+  - {{name: db, protocol: tcp, port: 5432}}
+  - name: edge
+    port: 80
+    edge:
+      routes:
+      - {{prefix: /api, service: api}}
+      - {{prefix: /api/v2, service: api}}
+      - {{prefix: /db/, service: db}}
+      - {{prefix: x, service: nope, host: UP}}
+"
+    );
+    insta::assert_snapshot!(load(&text).unwrap_err().join("\n"));
+}
+
+#[test]
+fn kinds_go_to_their_owners_and_unknown_ones_are_refused() {
+    let policy =
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\nspec: {}\n";
+    let limit =
+        "---\napiVersion: meshward.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: p}\nspec: {}\n";
+    let body = "spec: {trustDomain: t, services: [{name: a, port: 80}]}\n";
+    let mesh = load(&format!("{HEAD}{body}{policy}{limit}")).unwrap();
+    assert_eq!((mesh.policy_documents.len(), mesh.limit_documents.len()), (1, 1));
+    let bad = format!(
+        "{HEAD}{body}---\napiVersion: v1\nkind: AuthorisationPolicy\n---\nkind: Mesh\n---\napiVersion: v2\nkind: Mesh\n"
+    );
+    insta::assert_snapshot!(load(&bad).unwrap_err().join("\n"));
+    insta::assert_snapshot!(load("").unwrap_err().join("\n"));
+    insta::assert_snapshot!(load("a: [1\nb: 2\n").unwrap_err().join("\n"));
+    insta::assert_snapshot!(load("a: 1\na: 2\n").unwrap_err().join("\n"));
+}
