@@ -22,4 +22,5 @@ pub mod pattern;
 pub mod policy;
 pub mod request;
 pub mod spiffe;
+pub mod svid;
 mod wire;

@@ -278,7 +278,7 @@ fn check_trust_domain(domain: &[u8]) -> Result<(), SpiffeError> {
 }
 
 /// SPIFFE-ID 2.2. Empty is allowed here: the ID of a trust domain has no path.
-fn check_path(path: &[u8]) -> Result<(), SpiffeError> {
+pub fn check_path(path: &[u8]) -> Result<(), SpiffeError> {
     let Some(rest) = path.strip_prefix(b"/") else {
         return if path.is_empty() { Ok(()) } else { Err(SpiffeError::NoLeadingSlash) };
     };
