@@ -1,9 +1,27 @@
 //! The proxy-wasm plugin: the entry point only. It decides nothing; `meshward-engine` does.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `root` | the configuration: decoded, compiled, swapped whole |
+//! | `http`, `tcp` | callbacks: request or connection → engine → action |
+//! | `attributes` | what the policies ask for, read from Envoy |
+//! | `identity` | the peer's certificate → SPIFFE ID, remembered |
+//! | `report` | what a decision leaves behind: counters, log, response code details |
+//! | `metrics` | counters, defined when first needed, bounded |
+//! | `host` | every host call |
+//!
+//! INVARIANT: no panic. A panic takes the worker's VM down, and a caller who can cause one can deny service. So no
+//! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no call of the SDK's that panics.
 
-struct Nothing;
-impl proxy_wasm::traits::Context for Nothing {}
-impl proxy_wasm::traits::RootContext for Nothing {}
+mod attributes;
+mod host;
+mod http;
+mod identity;
+mod metrics;
+mod report;
+mod root;
+mod tcp;
 
 proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|_| Box::new(Nothing));
+    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
 }}

@@ -12,7 +12,7 @@ use crate::diagnostic::Diagnostic;
 pub const MAX_SIZE: usize = 190_000;
 
 /// The host calls of proxy-wasm ABI 0.2.x (`env.proxy_*`), as Envoy 1.40 has them.
-const HOST_CALLS: [&str; 38] = [
+const HOST_CALLS: [&str; 39] = [
     "proxy_add_header_map_value",
     "proxy_call_foreign_function",
     "proxy_close_stream",
@@ -48,6 +48,7 @@ const HOST_CALLS: [&str; 38] = [
     "proxy_send_local_response",
     "proxy_set_buffer_bytes",
     "proxy_set_effective_context",
+    "proxy_set_header_map_pairs",
     "proxy_set_property",
     "proxy_set_shared_data",
     "proxy_set_tick_period_milliseconds",

@@ -12,6 +12,7 @@
 //! | [`path_guard`] | paths that two parsers could read differently are refused |
 //! | [`policy`] | [`policy::Policy::compile`], [`policy::Policy::decide`] |
 //! | [`decision`] | the answer, and the rule that gave it |
+//! | [`stats`] | names of the filter's counters |
 #![forbid(unsafe_code)]
 
 pub mod config;
@@ -22,5 +23,6 @@ pub mod pattern;
 pub mod policy;
 pub mod request;
 pub mod spiffe;
+pub mod stats;
 pub mod svid;
 mod wire;

@@ -1,0 +1,66 @@
+//! Names of the filter's counters, and how Envoy makes labels of them again.
+//!
+//! A counter of proxy-wasm has a name and no labels. So labels are part of the name, `.key.value` each, and the
+//! bootstrap's `stats_config.stats_tags` takes them out again ([`TAGS`]): in Prometheus
+//! `meshward_decisions{verdict="deny",reason="deny_rule",policy="shop/readers",rule="0"}`.
+//!
+//! INVARIANT: values come from the configuration or from this crate, never from a caller; Envoy forgets no name.
+
+use std::string::String;
+
+/// Requests and connections decided. Labels: `verdict`, `reason`, and `policy` and `rule` where a rule decided.
+pub const DECISIONS: &str = "meshward_decisions";
+/// What dry-run policies would have decided. Labels: `verdict`, and `policy` and `rule` where a rule matched.
+pub const SHADOW: &str = "meshward_shadow";
+/// Requests that an AUDIT rule matched. Labels: `policy`, `rule`.
+pub const AUDIT: &str = "meshward_audit";
+/// Certificates that are no valid X509-SVID. Label: `error`.
+pub const IDENTITY_ERRORS: &str = "meshward_identity_errors";
+/// Configurations that the filter was given, once per VM. Label: `result` (`accepted`, `rejected`).
+pub const CONFIGURATIONS: &str = "meshward_configurations";
+
+/// One entry of `stats_config.stats_tags`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The label.
+    pub name: &'static str,
+    /// Envoy's regular expression: group 1 is cut out of the name, group 2 is the value.
+    pub regex: &'static str,
+}
+
+/// The labels of all names of this module.
+pub const TAGS: [Tag; 6] = [
+    Tag { name: "verdict", regex: r"^wasmcustom\.meshward_.*?(\.verdict\.([^.]+))" },
+    Tag { name: "reason", regex: r"^wasmcustom\.meshward_.*?(\.reason\.([^.]+))" },
+    Tag { name: "policy", regex: r"^wasmcustom\.meshward_.*?(\.policy\.([^.]+))" },
+    Tag { name: "rule", regex: r"^wasmcustom\.meshward_.*?(\.rule\.([^.]+))" },
+    Tag { name: "error", regex: r"^wasmcustom\.meshward_.*?(\.error\.([^.]+))" },
+    Tag { name: "result", regex: r"^wasmcustom\.meshward_.*?(\.result\.([^.]+))" },
+];
+
+/// A counter's name with its labels, for example `meshward_decisions.verdict.allow.reason.default_allow`.
+///
+/// A dot in a value becomes `_`, which no Kubernetes name has.
+#[must_use]
+pub fn name(base: &str, labels: &[(&str, &str)]) -> String {
+    let mut name = String::from(base);
+    for (key, value) in labels {
+        name.push('.');
+        name.push_str(key);
+        name.push('.');
+        name.extend(value.chars().map(|letter| if letter == '.' { '_' } else { letter }));
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_stand_in_the_name_and_dots_of_values_do_not_end_them() {
+        let labels = [("verdict", "deny"), ("policy", "shop/v1.readers"), ("rule", "0")];
+        assert_eq!(name(DECISIONS, &labels), "meshward_decisions.verdict.deny.policy.shop/v1_readers.rule.0");
+        assert_eq!(name(DECISIONS, &[]), "meshward_decisions");
+    }
+}

@@ -1,0 +1,179 @@
+//! The imports of proxy-wasm ABI 0.2.1 that this filter uses, and safe functions of the same shape.
+//!
+//! All unsafe code of the crate is here. Every function passes a pointer and a length that come from one live slice,
+//! or pointers to locals that the host writes before it returns; the host keeps none of them. Statuses stay numbers:
+//! Envoy has more of them than the SDK's enum, and an enum made from an unknown number is undefined behaviour.
+#![allow(unsafe_code, reason = "host calls are foreign functions, and the SDK's own panic")]
+
+use std::ptr::null_mut;
+
+use super::buffer::HostBytes;
+
+mod import {
+    #[link(wasm_import_module = "env")]
+    unsafe extern "C" {
+        pub fn proxy_log(level: u32, message: *const u8, message_size: usize) -> u32;
+        pub fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
+        pub fn proxy_get_buffer_bytes(
+            buffer: u32,
+            start: usize,
+            max_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+        pub fn proxy_get_header_map_value(
+            map: u32,
+            key: *const u8,
+            key_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub fn proxy_get_property(
+            path: *const u8,
+            path_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+        ) -> u32;
+        pub fn proxy_set_property(
+            path: *const u8,
+            path_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub fn proxy_get_shared_data(
+            key: *const u8,
+            key_size: usize,
+            data: *mut *mut u8,
+            size: *mut usize,
+            cas: *mut u32,
+        ) -> u32;
+        pub fn proxy_set_shared_data(
+            key: *const u8,
+            key_size: usize,
+            value: *const u8,
+            value_size: usize,
+            cas: u32,
+        ) -> u32;
+        pub fn proxy_close_stream(stream: u32) -> u32;
+        pub fn proxy_send_local_response(
+            status: u32,
+            details: *const u8,
+            details_size: usize,
+            body: *const u8,
+            body_size: usize,
+            headers: *const u8,
+            headers_size: usize,
+            grpc_status: i32,
+        ) -> u32;
+        pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+        pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    }
+}
+
+pub fn log(level: u32, message: &[u8]) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_log(level, message.as_ptr(), message.len()) }
+}
+
+pub fn current_time(time: &mut u64) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_get_current_time_nanoseconds(time) }
+}
+
+pub fn buffer(buffer: u32, max_size: usize, bytes: &mut HostBytes) -> u32 {
+    receive(bytes, |data, size| {
+        // SAFETY: see the module.
+        unsafe { import::proxy_get_buffer_bytes(buffer, 0, max_size, data, size) }
+    })
+}
+
+pub fn header_map(map: u32, bytes: &mut HostBytes) -> u32 {
+    receive(bytes, |data, size| {
+        // SAFETY: see the module.
+        unsafe { import::proxy_get_header_map_pairs(map, data, size) }
+    })
+}
+
+pub fn header(map: u32, name: &[u8], bytes: &mut HostBytes) -> u32 {
+    receive(bytes, |data, size| {
+        // SAFETY: see the module.
+        unsafe { import::proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, size) }
+    })
+}
+
+pub fn property(path: &[u8], bytes: &mut HostBytes) -> u32 {
+    receive(bytes, |data, size| {
+        // SAFETY: see the module.
+        unsafe { import::proxy_get_property(path.as_ptr(), path.len(), data, size) }
+    })
+}
+
+pub fn set_property(path: &[u8], value: &[u8]) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) }
+}
+
+pub fn shared_data(key: &[u8], bytes: &mut HostBytes, cas: &mut u32) -> u32 {
+    receive(bytes, |data, size| {
+        // SAFETY: see the module.
+        unsafe { import::proxy_get_shared_data(key.as_ptr(), key.len(), data, size, cas) }
+    })
+}
+
+pub fn set_shared_data(key: &[u8], value: &[u8], cas: u32) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) }
+}
+
+pub fn close_stream(stream: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_close_stream(stream) }
+}
+
+pub fn send_local_response(
+    status: u32,
+    details: &[u8],
+    body: &[u8],
+    headers: &[u8],
+    grpc_status: i32,
+) -> u32 {
+    // SAFETY: see the module.
+    unsafe {
+        import::proxy_send_local_response(
+            status,
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            grpc_status,
+        )
+    }
+}
+
+pub fn define_metric(kind: u32, name: &[u8], id: &mut u32) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_define_metric(kind, name.as_ptr(), name.len(), id) }
+}
+
+pub fn increment_metric(id: u32, offset: i64) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_increment_metric(id, offset) }
+}
+
+/// Runs a call that returns bytes, and takes them over.
+fn receive(bytes: &mut HostBytes, call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> u32 {
+    let mut data: *mut u8 = null_mut();
+    let mut size: usize = 0;
+    let status = call(&mut data, &mut size);
+    *bytes = if status == 0 && !data.is_null() {
+        // SAFETY: the host had the memory from `proxy_on_memory_allocate(size)`, which is the SDK's: a boxed slice of
+        // `size` bytes, given up for us to own. The host wrote all of it.
+        HostBytes::new(unsafe { Vec::from_raw_parts(data, size, size) })
+    } else {
+        HostBytes::default()
+    };
+    status
+}

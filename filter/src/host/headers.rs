@@ -1,0 +1,64 @@
+//! Request headers: one, or all at once, which costs less than two single ones. Names are in lower case, as Envoy
+//! keeps them; values are bytes.
+
+use super::{HostBytes, HostError, abi, check};
+
+/// `HttpRequestHeaders` in the ABI's list of maps.
+const REQUEST_HEADERS: u32 = 0;
+
+/// One header's value; the values of a repeated header joined by `,`. `None` when it is absent.
+///
+/// # Errors
+/// The host has no such map in this callback.
+pub fn request_header(name: &str) -> Result<Option<HostBytes>, HostError> {
+    let mut bytes = HostBytes::default();
+    match check(abi::header(REQUEST_HEADERS, name.as_bytes(), &mut bytes)) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(HostError::NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// All request headers.
+///
+/// # Errors
+/// The host has no such map in this callback.
+pub fn request_headers() -> Result<HeaderMap, HostError> {
+    let mut bytes = HostBytes::default();
+    check(abi::header_map(REQUEST_HEADERS, &mut bytes))?;
+    Ok(HeaderMap(bytes))
+}
+
+/// Headers as the ABI lays them out: a count, a pair of lengths per header, then name, NUL, value, NUL of each.
+/// All numbers are 32 bits, little-endian.
+#[derive(Debug)]
+pub struct HeaderMap(HostBytes);
+
+impl HeaderMap {
+    /// Names and values in the order of the request, repeated headers as often as they came.
+    ///
+    /// Ends early where the layout makes no sense, which would be the host's mistake.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let count = read_u32(&self.0, 0).unwrap_or(0);
+        let mut place = count.saturating_mul(8).saturating_add(4);
+        (0..count).map_while(move |index| {
+            let lengths = index.checked_mul(8)?.checked_add(4)?;
+            let name = take(&self.0, &mut place, read_u32(&self.0, lengths)?)?;
+            let value = take(&self.0, &mut place, read_u32(&self.0, lengths.checked_add(4)?)?)?;
+            Some((name, value))
+        })
+    }
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {
+    let four: [u8; 4] = bytes.get(at..at.checked_add(4)?)?.try_into().ok()?;
+    usize::try_from(u32::from_le_bytes(four)).ok()
+}
+
+/// `length` bytes from `place`, which moves past them and their NUL.
+fn take<'a>(bytes: &'a [u8], place: &mut usize, length: usize) -> Option<&'a [u8]> {
+    let end = place.checked_add(length)?;
+    let part = bytes.get(*place..end)?;
+    *place = end.checked_add(1)?;
+    Some(part)
+}

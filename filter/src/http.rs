@@ -1,0 +1,93 @@
+//! One HTTP request: read, decide, continue or answer here.
+
+use std::rc::Rc;
+
+use meshward_engine::decision::Decision;
+use meshward_engine::request::Request;
+use proxy_wasm::traits::{Context, HttpContext};
+use proxy_wasm::types::Action;
+
+use crate::attributes::{Connection, Headers, Metadata};
+use crate::host::{self, LocalResponse};
+use crate::report;
+use crate::root::Active;
+
+/// The context of one request.
+pub struct Http {
+    active: Option<Rc<Active>>,
+}
+
+impl Http {
+    pub fn new(active: Option<Rc<Active>>) -> Self {
+        Self { active }
+    }
+}
+
+impl Context for Http {}
+
+impl HttpContext for Http {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        match &self.active {
+            Some(active) => decide(active),
+            None => refuse(report::UNCONFIGURED),
+        }
+    }
+}
+
+fn decide(active: &Active) -> Action {
+    let needs = active.policy.needs();
+    let identity = active.identities.current();
+    let connection = Connection::read(needs);
+    let headers = Headers::read(needs);
+    let metadata = Metadata::read(needs);
+    let view = headers.view(needs);
+    let request = Request {
+        method: view.method,
+        path: view.path,
+        authority: view.authority,
+        headers: &view.fields,
+        request_principal: metadata.request_principal(),
+        claims: &metadata.claims(needs),
+        metadata: &metadata.others(needs),
+        ..connection.request(&identity, needs)
+    };
+    let decision = active.policy.decide(&request);
+    report::count(active, &decision);
+    if decision.is_allowed() {
+        return proceed();
+    }
+    report::log_denial(active, &decision, &identity, &request);
+    answer(active, &decision)
+}
+
+/// Lets the request through: says so to the guard behind this filter, which refuses whatever does not say it.
+fn proceed() -> Action {
+    match host::set_property(report::PROPERTY, report::ALLOW) {
+        Ok(()) => Action::Continue,
+        Err(_) => refuse(report::UNCONFIGURED),
+    }
+}
+
+fn answer(active: &Active, decision: &Decision) -> Action {
+    let details = report::details(&active.policy, decision);
+    let custom = active.policy.deny_response(decision);
+    let content_type = custom.map(|response| [("content-type", &*response.content_type)]);
+    send(&LocalResponse {
+        status: custom.map_or_else(|| decision.status(), |response| response.status),
+        details: &details,
+        body: custom.map_or_else(|| report::body(decision), |response| response.body.as_bytes()),
+        headers: content_type.as_ref().map_or(&[], |header| &header[..]),
+    })
+}
+
+fn refuse(details: &str) -> Action {
+    send(&LocalResponse { status: 403, details, body: report::BODY, headers: &[] })
+}
+
+/// Whatever becomes of the answer, the request goes no further.
+fn send(response: &LocalResponse<'_>) -> Action {
+    if host::send_local_response(response).is_err() {
+        host::log(host::Level::Error, "a refused request cannot be answered; it is held back");
+    }
+    Action::Pause
+}

@@ -1,0 +1,106 @@
+//! Who is at the other end: the peer's certificate, checked by the engine, remembered by its digest.
+//!
+//! The digest costs one host call of 64 bytes. The certificate itself, ten times as long, is asked for and parsed only
+//! when its digest is new to this VM. Deliberately absent: validation of the chain, which Envoy's TLS has done.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use meshward_engine::request::Peer;
+use meshward_engine::spiffe::SpiffeId;
+
+use crate::host::{self, HostError};
+
+/// Certificates remembered per VM. A worker talks to a few peers; what is beyond is parsed again.
+const REMEMBERED: usize = 256;
+
+/// SHA-256 of the certificate (DER) in hexadecimal, as Envoy writes it.
+type Digest = [u8; 64];
+
+/// What a peer's certificate says.
+#[derive(Debug)]
+pub enum Identity {
+    /// There is none.
+    Absent,
+    /// It is no valid X509-SVID; why, by a stable name.
+    Invalid(&'static str),
+    Verified(SpiffeId),
+}
+
+impl Identity {
+    /// As the engine wants it.
+    pub fn peer(&self) -> Peer<'_> {
+        match self {
+            Self::Absent => Peer::Absent,
+            Self::Invalid(_) => Peer::Invalid,
+            Self::Verified(id) => Peer::Verified(id.as_ref()),
+        }
+    }
+
+    /// Serial number of the certificate.
+    pub fn serial(&self) -> Option<&[u8]> {
+        None
+    }
+
+    /// For the log.
+    pub fn describe(&self) -> &str {
+        match self {
+            Self::Absent => "a caller without a certificate",
+            Self::Invalid(_) => "a caller whose certificate is no X509-SVID",
+            Self::Verified(id) => id.as_str(),
+        }
+    }
+}
+
+/// The certificates that this VM has seen.
+#[derive(Default)]
+pub struct Identities {
+    /// In no order; scanned. Each VM sees few, and the newest one first is the likely one.
+    seen: RefCell<Vec<(Digest, Rc<Identity>)>>,
+}
+
+impl Identities {
+    /// The peer of the current request or connection.
+    ///
+    /// In a TCP filter there is none before the handshake is done, so not in `on_new_connection`.
+    pub fn current(&self) -> Rc<Identity> {
+        let digest = match host::property("connection\0sha256_peer_certificate_digest") {
+            Ok(Some(digest)) if !digest.is_empty() => digest,
+            Ok(_) => return Rc::new(Identity::Absent),
+            Err(error) => return Rc::new(unreadable(error)),
+        };
+        let Ok(digest) = Digest::try_from(&*digest) else { return Rc::new(Identity::Invalid("digest")) };
+        // No callback of ours runs inside another, so it is free; if it were not, nothing is remembered.
+        let Ok(mut seen) = self.seen.try_borrow_mut() else { return Rc::new(read_certificate()) };
+        if let Some(place) = seen.iter().position(|(known, _)| *known == digest) {
+            // To the front, one step at a time: what comes often is found early.
+            let front = place.saturating_sub(1);
+            seen.swap(front, place);
+            return seen
+                .get(front)
+                .map_or_else(|| Rc::new(Identity::Absent), |(_, identity)| Rc::clone(identity));
+        }
+        let identity = Rc::new(read_certificate());
+        if seen.len() >= REMEMBERED {
+            seen.pop();
+        }
+        seen.push((digest, Rc::clone(&identity)));
+        identity
+    }
+}
+
+fn read_certificate() -> Identity {
+    match host::property("connection\0uri_san_peer_certificate") {
+        Ok(Some(uri)) => std::str::from_utf8(&uri)
+            .ok()
+            .and_then(|uri| SpiffeId::parse(uri).ok())
+            .map_or(Identity::Invalid("spiffe_id"), Identity::Verified),
+        Ok(None) => Identity::Invalid("no_uri_san"),
+        Err(error) => unreadable(error),
+    }
+}
+
+/// Envoy cannot say what the certificate is, so it is not taken for one.
+fn unreadable(_: HostError) -> Identity {
+    Identity::Invalid("unreadable")
+}

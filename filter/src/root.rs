@@ -1,0 +1,97 @@
+//! The plugin's configuration: decoded, compiled, and taken whole or not at all.
+//!
+//! INVARIANT: what `on_configure` answers depends on the configuration's bytes alone. Envoy asks the main thread's VM
+//! first and refuses an update that it refuses; a VM that refused later, in a worker, would be left out silently, and
+//! requests would pass unfiltered (the guard behind the filter is for that).
+
+use std::rc::Rc;
+
+use meshward_engine::config::{ConfigError, PluginConfig};
+use meshward_engine::policy::Policy;
+use meshward_engine::request::Protocol;
+use meshward_engine::stats;
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::ContextType;
+
+use crate::host::{self, HostError, Level};
+use crate::http::Http;
+use crate::identity::Identities;
+use crate::metrics::Metrics;
+use crate::report::LogLimit;
+use crate::tcp::Tcp;
+
+/// What all requests of one configuration share. One per worker and configuration; requests in flight keep theirs.
+pub struct Active {
+    pub policy: Policy,
+    pub protocol: Protocol,
+    pub identities: Identities,
+    pub metrics: Metrics,
+    pub log_limit: LogLimit,
+}
+
+/// The root context. Without a configuration it refuses everything.
+#[derive(Default)]
+pub struct Root {
+    active: Option<Rc<Active>>,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        let metrics = Metrics::default();
+        match load(size) {
+            Ok((policy, protocol)) => {
+                let revision = policy.revision();
+                host::log(Level::Info, &["configured: revision ", revision].concat());
+                metrics.count(stats::CONFIGURATIONS, &[("result", "accepted")]);
+                self.active = Some(Rc::new(Active {
+                    policy,
+                    protocol,
+                    identities: Identities::default(),
+                    metrics,
+                    log_limit: LogLimit::default(),
+                }));
+                true
+            }
+            Err(refusal) => {
+                let why = refusal.to_string();
+                host::log(Level::Error, &["configuration refused: ", &why].concat());
+                metrics.count(stats::CONFIGURATIONS, &[("result", "rejected")]);
+                false
+            }
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(match self.active.as_ref().map(|active| active.protocol) {
+            Some(Protocol::Tcp) => ContextType::StreamContext,
+            Some(Protocol::Http) | None => ContextType::HttpContext,
+        })
+    }
+
+    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Http::new(self.active.clone())))
+    }
+
+    fn create_stream_context(&self, _: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Tcp::new(self.active.clone())))
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// Usual cause: `configuration` is missing in the Envoy configuration.
+    #[error("there is none (host status {0:?})")]
+    Unreadable(HostError),
+    #[error(transparent)]
+    Invalid(#[from] ConfigError),
+}
+
+fn load(size: usize) -> Result<(Policy, Protocol), Refusal> {
+    let bytes = host::plugin_configuration(size).map_err(Refusal::Unreadable)?;
+    let config = PluginConfig::decode(&bytes)?;
+    let protocol = config.protocol;
+    Ok((Policy::compile(&config)?, protocol))
+}

@@ -1,0 +1,75 @@
+//! One TCP connection: decided when its first bytes come, since the peer's certificate is not known before, and no
+//! byte goes further until then.
+
+use std::rc::Rc;
+
+use proxy_wasm::traits::{Context, StreamContext};
+use proxy_wasm::types::Action;
+
+use crate::attributes::{Connection, Metadata};
+use crate::host;
+use crate::report;
+use crate::root::Active;
+
+/// The context of one connection.
+pub struct Tcp {
+    active: Option<Rc<Active>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Undecided,
+    Allowed,
+    Refused,
+}
+
+impl Tcp {
+    pub fn new(active: Option<Rc<Active>>) -> Self {
+        Self { active, state: State::Undecided }
+    }
+}
+
+impl Context for Tcp {}
+
+impl StreamContext for Tcp {
+    // `on_new_connection` continues: pausing there holds up the handshake, and the certificate would never come.
+
+    fn on_downstream_data(&mut self, _: usize, _: bool) -> Action {
+        if self.state == State::Undecided {
+            self.state = match &self.active {
+                Some(active) if is_allowed(active) => State::Allowed,
+                _ => {
+                    refuse();
+                    State::Refused
+                }
+            };
+        }
+        if self.state == State::Allowed { Action::Continue } else { Action::Pause }
+    }
+}
+
+fn is_allowed(active: &Active) -> bool {
+    let needs = active.policy.needs();
+    let identity = active.identities.current();
+    let connection = Connection::read(needs);
+    let metadata = Metadata::read(needs);
+    let others = metadata.others(needs);
+    let mut request = connection.request(&identity, needs);
+    request.metadata = &others;
+    let decision = active.policy.decide(&request);
+    report::count(active, &decision);
+    if decision.is_allowed() {
+        return host::set_property(report::PROPERTY, report::ALLOW).is_ok();
+    }
+    report::log_denial(active, &decision, &identity, &request);
+    // For the access log; anything but the word for "allowed" is refused by the guard behind this filter.
+    let _ = host::set_property(report::PROPERTY, report::details(&active.policy, &decision).as_bytes());
+    false
+}
+
+fn refuse() {
+    if host::close_downstream().is_err() {
+        host::log(host::Level::Error, "a refused connection cannot be closed; its bytes are held back");
+    }
+}
