@@ -5,12 +5,15 @@
 #![forbid(unsafe_code)]
 
 pub mod commands;
+pub mod compile;
 pub mod console;
 pub mod diagnostic;
+pub mod envoy;
 pub mod envoy_binary;
 pub mod mesh;
 pub mod pki;
 pub mod wasm;
+pub mod yaml;
 
 /// The command line, as clap reads it.
 #[derive(Debug, clap::Parser)]

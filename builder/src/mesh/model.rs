@@ -290,6 +290,14 @@ pub struct ProbesSpec {
     pub startup: Option<Spanned<ProbeSpec>>,
 }
 
+impl ProbesSpec {
+    /// Those that are there, with their names.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &ProbeSpec)> {
+        let all = [("readiness", &self.readiness), ("liveness", &self.liveness), ("startup", &self.startup)];
+        all.into_iter().filter_map(|(name, probe)| Some((name, &probe.as_ref()?.value)))
+    }
+}
+
 /// Either a path to GET or a command to run in the application's container.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

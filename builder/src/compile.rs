@@ -1,0 +1,129 @@
+//! The resolved mesh → the engine's configuration, for each workload and direction.
+//!
+//! `calls` become permissions here, as long as no ALLOW policy selects the callee. Everything that decides is in the
+//! engine; this module only says with which rules.
+
+use meshward_engine::config::{
+    AcceptedPeers, Action, Attribute, AuthorizationPolicy, Clause, ConfigError, DefaultAction, GuardMode,
+    IdentityMode, Match, PathGuard, PathParams, Pattern, PluginConfig, Protocol, Role, Rule, Text,
+    TrustDomain,
+};
+use sha2::{Digest as _, Sha256};
+
+use crate::diagnostic::{Diagnostic, Failure};
+use crate::envoy::Plugins;
+use crate::mesh::{Resolved, Service, model};
+
+/// The name under which the permissions of `calls` show up in logs and metrics.
+pub const CALLS_POLICY: &str = "mesh/calls";
+
+/// What the filter of `service` gets in that role.
+///
+/// # Errors
+/// Policies that cannot be compiled for this workload.
+pub fn plugin_config(mesh: &Resolved, service: &Service, role: Role) -> Result<PluginConfig, Failure> {
+    let mut config = match role {
+        Role::Inbound => inbound(mesh, service)?,
+        Role::Outbound => outbound(mesh, service)?,
+    };
+    config.revision = revision(&config)?;
+    Ok(config)
+}
+
+/// All encoded configurations of a sidecar.
+pub(crate) fn plugins(mesh: &Resolved, service: &Service) -> Result<Plugins, Failure> {
+    let config = |role| plugin_config(mesh, service, role).and_then(|config| encode(&config));
+    let deny_all = |role| encode(&deny_all(mesh, service, role)?);
+    Ok(Plugins {
+        inbound: config(Role::Inbound)?,
+        inbound_deny_all: deny_all(Role::Inbound)?,
+        outbound: config(Role::Outbound)?,
+        outbound_deny_all: deny_all(Role::Outbound)?,
+    })
+}
+
+fn deny_all(mesh: &Resolved, service: &Service, role: Role) -> Result<PluginConfig, Failure> {
+    let workload = format!("{}/{}", service.namespace, service.name);
+    let protocol = match service.protocol {
+        model::Protocol::Http => Protocol::Http,
+        // Outbound, the filter stands in the HTTP listener whatever the application itself speaks.
+        model::Protocol::Tcp if role == Role::Outbound => Protocol::Http,
+        model::Protocol::Tcp => Protocol::Tcp,
+    };
+    let mut config = PluginConfig::deny_all(&workload, role, protocol, trust_domain(&mesh.trust_domain)?);
+    config.revision = Text::from("deny-all");
+    Ok(config)
+}
+
+fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> {
+    let mut config = deny_all(mesh, service, Role::Inbound)?;
+    config.trust_domain_aliases =
+        mesh.trust_domain_aliases.iter().map(|alias| trust_domain(alias)).collect::<Result<_, _>>()?;
+    config.default_action = match mesh.default_action {
+        model::DefaultAction::Allow => DefaultAction::Allow,
+        model::DefaultAction::Deny => DefaultAction::Deny,
+    };
+    config.path_guard = PathGuard {
+        mode: GuardMode::Always,
+        path_params: match mesh.path_params {
+            model::PathParams::Strip => PathParams::Strip,
+            model::PathParams::Reject => PathParams::Reject,
+            model::PathParams::Keep => PathParams::Keep,
+        },
+    };
+    let allowed = config.policies.iter().any(|policy| policy.action == Action::Allow && !policy.dry_run);
+    // With ALLOW as the default, a permission would be the first ALLOW policy, and so shut everybody else out.
+    if !allowed && config.default_action == DefaultAction::Deny {
+        config.policies.extend(calls(mesh, service));
+    }
+    Ok(config)
+}
+
+/// The callers of `service`, as one ALLOW policy. None when there is no caller.
+fn calls(mesh: &Resolved, service: &Service) -> Option<AuthorizationPolicy> {
+    let principal = |caller: &Service| {
+        let id = mesh.spiffe_id(caller);
+        Pattern::Exact(Text::from(id.trim_start_matches("spiffe://")))
+    };
+    let mut patterns: Vec<Pattern> = mesh.callers_of(&service.name).map(principal).collect();
+    // Two services may share an identity.
+    patterns.sort();
+    patterns.dedup();
+    let from = Clause::new(vec![Match { attribute: Attribute::Principal, negated: false, patterns }]);
+    let any = from.matches().iter().any(|one| !one.patterns.is_empty());
+    any.then(|| AuthorizationPolicy {
+        name: Text::from(CALLS_POLICY),
+        action: Action::Allow,
+        dry_run: false,
+        rules: vec![Rule { from: vec![from], ..Rule::any() }],
+        deny_response: None,
+    })
+}
+
+/// The own application is the only one that connects there: it needs no permission, but limits and breakers.
+fn outbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> {
+    let mut config = deny_all(mesh, service, Role::Outbound)?;
+    config.identity = IdentityMode::Optional;
+    config.accepted_peers = AcceptedPeers::AnyTrustDomain;
+    config.default_action = DefaultAction::Allow;
+    config.path_guard = PathGuard { mode: GuardMode::Never, path_params: PathParams::Keep };
+    Ok(config)
+}
+
+/// Twelve hexadecimal digits of the hash of everything else: the same policy has the same revision everywhere.
+fn revision(config: &PluginConfig) -> Result<Text, Failure> {
+    let nameless = PluginConfig { revision: Text::from(""), ..config.clone() };
+    let digest = Sha256::digest(encode(&nameless)?);
+    Ok(digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>().into())
+}
+
+fn trust_domain(name: &str) -> Result<TrustDomain, Failure> {
+    TrustDomain::parse(name)
+        .map_err(|error| Diagnostic::error("invalid-trust-domain", format!("`{name}`: {error}")).into())
+}
+
+fn encode(config: &PluginConfig) -> Result<Vec<u8>, Failure> {
+    config.encode().map_err(|error: ConfigError| {
+        Diagnostic::error("plugin-configuration", format!("`{}`: {error}", config.workload)).into()
+    })
+}

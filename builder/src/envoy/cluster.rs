@@ -1,0 +1,105 @@
+//! Where connections go: the own application, the own admin interface, and the sidecars of the callees.
+
+use std::collections::BTreeMap;
+
+use super::http::{UPSTREAM_CONNECTION_DURATION, http2_limits};
+use super::placement::{Place, Target};
+use super::tls;
+use super::types::{
+    Address, Any, AnyValue, CircuitBreakers, Cluster, ClusterLoadAssignment, Empty, Endpoint,
+    HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, Thresholds, UpstreamHttp, UseDownstreamProtocol,
+};
+use crate::mesh::model::Protocol;
+use crate::mesh::{Resolved, Service, ports};
+
+/// The own application and the own admin interface. No service can have these names: they have an underscore.
+pub const APPLICATION: &str = "local_application";
+pub const ADMIN: &str = "local_admin";
+
+/// Concurrency towards the own application is its own affair and that of the limits that a policy sets: Envoy's
+/// defaults (1024) would answer 503 in its place.
+const UNLIMITED: u32 = 1_000_000;
+
+fn cluster(name: &str, address: Option<Address>) -> Cluster {
+    let lb_endpoints =
+        address.map(|address| LbEndpoint { endpoint: Endpoint { address } }).into_iter().collect();
+    Cluster {
+        name: name.to_owned(),
+        discovery_type: "STATIC",
+        connect_timeout: "5s".to_owned(),
+        dns_lookup_family: None,
+        dns_refresh_rate: None,
+        lb_policy: None,
+        load_assignment: ClusterLoadAssignment {
+            cluster_name: name.to_owned(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints }],
+        },
+        circuit_breakers: None,
+        outlier_detection: None,
+        transport_socket: None,
+        typed_extension_protocol_options: BTreeMap::new(),
+    }
+}
+
+/// HTTP upstream in the protocol of the downstream.
+fn http_options(max_connection_duration: Option<&'static str>) -> BTreeMap<&'static str, AnyValue> {
+    const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let options = UpstreamHttp {
+        common_http_protocol_options: HttpProtocolOptions {
+            idle_timeout: "300s",
+            max_connection_duration,
+            headers_with_underscores_action: None,
+        },
+        use_downstream_protocol_config: UseDownstreamProtocol {
+            http_protocol_options: Empty {},
+            http2_protocol_options: http2_limits(),
+        },
+    };
+    BTreeMap::from([(NAME, Any::new(NAME, options).erase())])
+}
+
+/// The application of this pod. `None` for an edge, which has none.
+pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
+    let mut cluster = cluster(APPLICATION, Some(Address::ip(place.loopback, service.port?)));
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![Thresholds {
+            max_connections: Some(UNLIMITED),
+            max_pending_requests: Some(UNLIMITED),
+            max_requests: Some(UNLIMITED),
+            max_retries: None,
+            track_remaining: false,
+        }],
+    });
+    if service.protocol == Protocol::Http {
+        cluster.typed_extension_protocol_options = http_options(None);
+    }
+    Some(cluster)
+}
+
+/// The admin interface, for the health listener.
+pub fn admin(place: &Place<'_>) -> Cluster {
+    cluster(ADMIN, Some(Address::ip(place.loopback, ports::ADMIN)))
+}
+
+/// The sidecars of a callee: mTLS, and no other identity than the callee's.
+pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
+    let target = place.sidecar_of(mesh, &callee.name);
+    let address = match &target {
+        Target::Name(name) => Some(Address::name(name.clone(), ports::INBOUND)),
+        Target::Address(address) => Some(Address::ip(*address, ports::INBOUND)),
+        Target::Nowhere => None,
+    };
+    let mut cluster = cluster(&callee.name, address);
+    if let Target::Name(_) = target {
+        // The Services are headless: DNS gives every ready pod, and Envoy balances over them itself.
+        cluster.discovery_type = "STRICT_DNS";
+        cluster.dns_lookup_family = Some("V4_PREFERRED");
+        cluster.dns_refresh_rate = Some("5s");
+    }
+    cluster.lb_policy = Some("LEAST_REQUEST");
+    cluster.transport_socket = Some(tls::upstream(&place.config, callee.fqdn(), mesh.spiffe_id(callee)));
+    if callee.protocol == Protocol::Http {
+        cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION));
+    }
+    cluster
+}

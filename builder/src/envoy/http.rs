@@ -1,0 +1,111 @@
+//! The HTTP connection managers: one hardened form, three uses.
+//!
+//! `use_remote_address` is true wherever somebody else connects: what the filter reads as the source address is then the
+//! peer that is really connected, whatever `x-forwarded-for` says (SEMANTICS 4.4), so that `ipBlocks` cannot be talked
+//! round. And nobody counts as "internal": `x-envoy-*` of a caller steers no timeout and no retry here.
+
+use super::access_log;
+use super::types::{
+    CidrRange, Empty, Extension, Http2ProtocolOptions, HttpConnectionManager, HttpProtocolOptions,
+    InternalAddressConfig, RouteConfiguration, SetCurrentClientCertDetails, UpgradeConfig,
+};
+
+/// How long an established connection may outlive what its certificates were checked against. Envoy does not look at
+/// them again, so that this bounds revocation; draining, without a lost request.
+pub const MAX_CONNECTION_DURATION: &str = "3600s";
+/// A little shorter on the caller's side: it is the caller that ends the connection, and no request meets a closing one.
+pub const UPSTREAM_CONNECTION_DURATION: &str = "3300s";
+
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Other sidecars, by mTLS.
+    Inbound,
+    /// The application of this pod.
+    Outbound,
+    /// The world.
+    Edge,
+    /// kubelet, and who reads metrics.
+    Health,
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Edge => "edge",
+            Self::Health => "health",
+        }
+    }
+}
+
+/// Limits of Envoy's own guide for edge proxies ("Configuring Envoy as an edge proxy").
+pub fn http2_limits() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: 100,
+        initial_stream_window_size: 65_536,
+        initial_connection_window_size: 1_048_576,
+    }
+}
+
+/// An empty list would mean Envoy's default: loopback and all private addresses. This address is nobody's.
+fn nobody_is_internal() -> InternalAddressConfig {
+    InternalAddressConfig {
+        cidr_ranges: vec![CidrRange { address_prefix: "255.255.255.255", prefix_len: 32 }],
+    }
+}
+
+/// A connection manager as a network filter, with the filters given and the router behind them.
+pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<Extension>) -> Extension {
+    // Outbound, paths stay as the application wrote them: the callee's sidecar normalises, judges and counts them.
+    let hardened = side != Side::Outbound;
+    let mut http_filters = filters;
+    http_filters.push(Extension::new(
+        "envoy.filters.http.router",
+        "envoy.extensions.filters.http.router.v3.Router",
+        Empty {},
+    ));
+    let manager = HttpConnectionManager {
+        stat_prefix: side.name().to_owned(),
+        codec_type: "AUTO",
+        route_config: routes,
+        http_filters,
+        access_log: if side == Side::Health { Vec::new() } else { access_log::http(side.name()) },
+        use_remote_address: hardened,
+        // The address of the own application says nothing to anybody.
+        skip_xff_append: !hardened,
+        internal_address_config: nobody_is_internal(),
+        // Behind mTLS the header says who called, and it says nothing but that; elsewhere there is none, forged or not.
+        forward_client_cert_details: if side == Side::Inbound { "SANITIZE_SET" } else { "SANITIZE" },
+        set_current_client_cert_details: (side == Side::Inbound)
+            .then_some(SetCurrentClientCertDetails { uri: true }),
+        preserve_external_request_id: side == Side::Inbound,
+        server_header_transformation: if side == Side::Edge { "OVERWRITE" } else { "PASS_THROUGH" },
+        normalize_path: hardened,
+        merge_slashes: hardened,
+        path_with_escaped_slashes_action: if hardened { "REJECT_REQUEST" } else { "KEEP_UNCHANGED" },
+        common_http_protocol_options: HttpProtocolOptions {
+            idle_timeout: "3600s",
+            max_connection_duration: (side == Side::Inbound).then_some(MAX_CONNECTION_DURATION),
+            // `x_user` and `x-user` are one header to many applications, and two to a policy.
+            headers_with_underscores_action: hardened.then_some("REJECT_REQUEST"),
+        },
+        http2_protocol_options: http2_limits(),
+        request_headers_timeout: "10s",
+        // The world gets no time for a slow request body; among sidecars a stream may be long (gRPC, MCP).
+        request_timeout: (side == Side::Edge).then_some("300s"),
+        stream_idle_timeout: "300s",
+        drain_timeout: "5s",
+        upgrade_configs: if side == Side::Health {
+            Vec::new()
+        } else {
+            vec![UpgradeConfig { upgrade_type: "websocket" }]
+        },
+    };
+    Extension::new(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        manager,
+    )
+}

@@ -1,0 +1,147 @@
+//! The listeners: inbound, outbound, one for each TCP callee, the edge, health.
+
+use super::filter::{self, Layer};
+use super::http::{self, Side};
+use super::placement::Place;
+use super::types::{Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy};
+use super::{Plugins, access_log, cluster, routes, tls};
+use crate::mesh::model::Protocol;
+use crate::mesh::{Resolved, Service, ports};
+
+/// Bytes that a connection may hold up before Envoy reads no more from it.
+const BUFFER_LIMIT: u32 = 1 << 20;
+/// A client that does not finish its handshake in this time is gone.
+const HANDSHAKE_TIMEOUT: &str = "10s";
+/// TCP connections stay open for as long as the protocol on them likes, but not longer than a certificate lives.
+const MAX_TCP_DURATION: &str = "86400s";
+
+/// Files of the filter's configuration, beside `envoy.yaml`.
+pub const INBOUND_FILE: &str = "filter-inbound.yaml";
+pub const OUTBOUND_FILE: &str = "filter-outbound.yaml";
+
+fn listener(name: &str, direction: &'static str, address: Address, chains: Vec<FilterChain>) -> Listener {
+    Listener {
+        name: name.to_owned(),
+        address,
+        traffic_direction: direction,
+        per_connection_buffer_limit_bytes: BUFFER_LIMIT,
+        listener_filters: Vec::new(),
+        filter_chains: chains,
+        listener_filters_timeout: None,
+    }
+}
+
+fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
+    FilterChain {
+        name: name.to_owned(),
+        filter_chain_match: None,
+        filters,
+        transport_socket: None,
+        transport_socket_connect_timeout: None,
+    }
+}
+
+/// 15001: mTLS, the filter, the guard, the application.
+pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &Plugins) -> Listener {
+    let filters = || {
+        let layer = match service.protocol {
+            Protocol::Http => Layer::Http,
+            Protocol::Tcp => Layer::Network,
+        };
+        let filter =
+            filter::discovered(layer, &place.config, INBOUND_FILE, &place.filter, &plugins.inbound_deny_all);
+        let checked = vec![filter, filter::guard(layer)];
+        match service.protocol {
+            Protocol::Http => vec![http::connection_manager(Side::Inbound, routes::inbound(), checked)],
+            Protocol::Tcp => {
+                let mut filters = checked;
+                filters.push(tcp_proxy("inbound", cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
+                filters
+            }
+        }
+    };
+    let alpn: &[&'static str] = match service.protocol {
+        Protocol::Http => &["h2", "http/1.1"],
+        Protocol::Tcp => &[],
+    };
+    let mut domains = vec![mesh.trust_domain.as_str()];
+    domains.extend(mesh.trust_domain_aliases.iter().map(String::as_str));
+    let tls = FilterChain {
+        filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls" }),
+        transport_socket: Some(tls::downstream(&place.config, tls::Peers::TrustDomains(domains), alpn)),
+        transport_socket_connect_timeout: Some(HANDSHAKE_TIMEOUT),
+        ..chain("mtls", filters())
+    };
+    let mut listener = listener("inbound", "INBOUND", Address::ip(place.bind, ports::INBOUND), vec![tls]);
+    // Tells the server name (`connection.sni` in policies), and TLS from plain text.
+    listener.listener_filters = vec![Extension::new(
+        "envoy.filters.listener.tls_inspector",
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+        Empty {},
+    )];
+    listener.listener_filters_timeout = Some(HANDSHAKE_TIMEOUT);
+    listener
+}
+
+/// 15006: plain HTTP from the own application.
+pub fn outbound(mesh: &Resolved, callees: &[&Service], place: &Place<'_>, plugins: &Plugins) -> Listener {
+    let filters = outbound_filters(place, plugins);
+    let manager = http::connection_manager(Side::Outbound, routes::outbound(mesh, callees), filters);
+    let address = Address::ip(place.loopback, ports::OUTBOUND);
+    listener("outbound", "OUTBOUND", address, vec![chain("http", vec![manager])])
+}
+
+fn outbound_filters(place: &Place<'_>, plugins: &Plugins) -> Vec<Extension> {
+    let deny_all = &plugins.outbound_deny_all;
+    let filter = filter::discovered(Layer::Http, &place.config, OUTBOUND_FILE, &place.filter, deny_all);
+    vec![filter, filter::guard(Layer::Http)]
+}
+
+/// A port of the own application's loopback, for one TCP callee.
+pub fn tcp_callee(callee: &Service, port: u16, place: &Place<'_>) -> Listener {
+    let name = format!("outbound-{}", callee.name);
+    let proxy = tcp_proxy(&name, &callee.name, None, false);
+    listener(&name, "OUTBOUND", Address::ip(place.loopback, port), vec![chain("tcp", vec![proxy])])
+}
+
+/// Plain HTTP from outside.
+pub fn edge(edge: &crate::mesh::Edge, place: &Place<'_>, plugins: &Plugins) -> Listener {
+    let manager = http::connection_manager(Side::Edge, routes::edge(edge), outbound_filters(place, plugins));
+    let address = Address::ip(place.bind, edge.port);
+    listener("edge", "INBOUND", address, vec![chain("http", vec![manager])])
+}
+
+/// 15021: readiness, metrics and the application's probes.
+pub fn health(service: &Service, place: &Place<'_>) -> Listener {
+    let manager = http::connection_manager(Side::Health, routes::health(service), Vec::new());
+    listener(
+        "health",
+        "UNSPECIFIED",
+        Address::ip(place.bind, ports::HEALTH),
+        vec![chain("http", vec![manager])],
+    )
+}
+
+/// `checked`: the connection to the application waits for the first bytes, and so for the filter's word on them. Else
+/// a server that speaks first would greet a caller that nobody has looked at yet.
+fn tcp_proxy(
+    stat_prefix: &str,
+    cluster: &str,
+    max_duration: Option<&'static str>,
+    checked: bool,
+) -> Extension {
+    let proxy = TcpProxy {
+        stat_prefix: stat_prefix.to_owned(),
+        cluster: cluster.to_owned(),
+        idle_timeout: "3600s",
+        max_downstream_connection_duration: max_duration,
+        upstream_connect_mode: checked.then_some("ON_DOWNSTREAM_DATA"),
+        max_early_data_bytes: checked.then_some(65_536),
+        access_log: access_log::tcp(stat_prefix),
+    };
+    Extension::new(
+        "envoy.filters.network.tcp_proxy",
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+        proxy,
+    )
+}

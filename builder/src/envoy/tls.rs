@@ -1,0 +1,191 @@
+//! mTLS on both sides: certificates and trust by file SDS, identities by SPIFFE ID.
+//!
+//! Session resumption is off on both sides: a resumed session would not look at the certificate again, and so outlive
+//! a trust bundle that no longer has its CA.
+
+use serde::Serialize;
+
+use super::types::{Any, ConfigSource, DataSource, Extension, Resources, StringMatcher, WatchedDirectory};
+
+/// Names of the secrets, and of the files that hold them.
+pub const CERTIFICATE: &str = "certificate";
+pub const TRUST: &str = "trust";
+pub const CERTIFICATE_FILE: &str = "sds-certificate.yaml";
+pub const TRUST_FILE: &str = "sds-trust.yaml";
+
+#[derive(Serialize)]
+struct DownstreamTlsContext {
+    require_client_certificate: bool,
+    disable_stateless_session_resumption: bool,
+    disable_stateful_session_resumption: bool,
+    common_tls_context: CommonTlsContext,
+}
+
+#[derive(Serialize)]
+struct UpstreamTlsContext {
+    sni: String,
+    max_session_keys: u32,
+    common_tls_context: CommonTlsContext,
+}
+
+#[derive(Serialize)]
+struct CommonTlsContext {
+    tls_params: TlsParameters,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    alpn_protocols: Vec<&'static str>,
+    tls_certificate_sds_secret_configs: Vec<SdsSecretConfig>,
+    combined_validation_context: CombinedValidationContext,
+}
+
+/// TLS 1.3 wherever the other side has it; 1.2 only with forward secrecy and AEAD (Envoy's own default list, without
+/// the suites that lack them).
+#[derive(Serialize)]
+struct TlsParameters {
+    tls_minimum_protocol_version: &'static str,
+    tls_maximum_protocol_version: &'static str,
+}
+
+#[derive(Serialize)]
+struct SdsSecretConfig {
+    name: &'static str,
+    sds_config: ConfigSource,
+}
+
+#[derive(Serialize)]
+struct CombinedValidationContext {
+    default_validation_context: ValidationContext,
+    validation_context_sds_secret_config: SdsSecretConfig,
+}
+
+#[derive(Serialize)]
+struct ValidationContext {
+    match_typed_subject_alt_names: Vec<SanMatcher>,
+}
+
+#[derive(Serialize)]
+struct SanMatcher {
+    san_type: &'static str,
+    matcher: StringMatcher,
+}
+
+/// Who may be on the other side.
+pub enum Peers<'a> {
+    /// Anyone of these trust domains.
+    TrustDomains(Vec<&'a str>),
+    /// This SPIFFE ID alone.
+    Exactly(String),
+}
+
+impl Peers<'_> {
+    fn matchers(self) -> Vec<SanMatcher> {
+        let uri = |matcher| SanMatcher { san_type: "URI", matcher };
+        match self {
+            // The slash ends the trust domain: `books.example` must not let `books.example.evil` in.
+            Self::TrustDomains(domains) => domains
+                .iter()
+                .map(|domain| uri(StringMatcher::Prefix(format!("spiffe://{domain}/"))))
+                .collect(),
+            Self::Exactly(id) => vec![uri(StringMatcher::Exact(id))],
+        }
+    }
+}
+
+fn common(config: &str, peers: Peers<'_>, alpn: &[&'static str]) -> CommonTlsContext {
+    CommonTlsContext {
+        tls_params: TlsParameters {
+            tls_minimum_protocol_version: "TLSv1_2",
+            tls_maximum_protocol_version: "TLSv1_3",
+        },
+        alpn_protocols: alpn.to_vec(),
+        tls_certificate_sds_secret_configs: vec![SdsSecretConfig {
+            name: CERTIFICATE,
+            sds_config: ConfigSource::file(config, CERTIFICATE_FILE),
+        }],
+        combined_validation_context: CombinedValidationContext {
+            default_validation_context: ValidationContext { match_typed_subject_alt_names: peers.matchers() },
+            validation_context_sds_secret_config: SdsSecretConfig {
+                name: TRUST,
+                sds_config: ConfigSource::file(config, TRUST_FILE),
+            },
+        },
+    }
+}
+
+/// The server's side: a certificate of one of the trust domains is required.
+pub fn downstream(config: &str, peers: Peers<'_>, alpn: &[&'static str]) -> Extension {
+    let context = DownstreamTlsContext {
+        require_client_certificate: true,
+        disable_stateless_session_resumption: true,
+        disable_stateful_session_resumption: true,
+        common_tls_context: common(config, peers, alpn),
+    };
+    Extension::new(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        context,
+    )
+}
+
+/// The client's side: the callee's very identity is required.
+pub fn upstream(config: &str, sni: String, id: String) -> Extension {
+    let context = UpstreamTlsContext {
+        sni,
+        max_session_keys: 0,
+        common_tls_context: common(config, Peers::Exactly(id), &[]),
+    };
+    Extension::new(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        context,
+    )
+}
+
+fn secret<T: Serialize>(secret: T) -> Resources {
+    Resources {
+        resources: vec![Any::new("envoy.extensions.transport_sockets.tls.v3.Secret", secret).erase()],
+    }
+}
+
+/// The file of the own certificate and key.
+pub fn certificate_file(certificates: &str) -> Resources {
+    #[derive(Serialize)]
+    struct Secret {
+        name: &'static str,
+        tls_certificate: TlsCertificate,
+    }
+    #[derive(Serialize)]
+    struct TlsCertificate {
+        certificate_chain: DataSource,
+        private_key: DataSource,
+        watched_directory: WatchedDirectory,
+    }
+    secret(Secret {
+        name: CERTIFICATE,
+        tls_certificate: TlsCertificate {
+            certificate_chain: DataSource { filename: format!("{certificates}/tls.crt") },
+            private_key: DataSource { filename: format!("{certificates}/tls.key") },
+            watched_directory: WatchedDirectory { path: certificates.to_owned() },
+        },
+    })
+}
+
+/// The file of the trusted CAs.
+pub fn trust_file(certificates: &str) -> Resources {
+    #[derive(Serialize)]
+    struct Secret {
+        name: &'static str,
+        validation_context: Trust,
+    }
+    #[derive(Serialize)]
+    struct Trust {
+        trusted_ca: DataSource,
+        watched_directory: WatchedDirectory,
+    }
+    secret(Secret {
+        name: TRUST,
+        validation_context: Trust {
+            trusted_ca: DataSource { filename: format!("{certificates}/ca.crt") },
+            watched_directory: WatchedDirectory { path: certificates.to_owned() },
+        },
+    })
+}
