@@ -6,6 +6,7 @@ use crate::console::{Console, Exit};
 use crate::diagnostic::Failure;
 
 mod build;
+mod certs;
 mod completions;
 mod filter;
 
@@ -13,6 +14,8 @@ mod filter;
 pub enum Command {
     /// Build the filter: a module that Envoy loads, checked, with its size and sha256
     Build(build::Args),
+    /// Make, renew, rotate and check certificates
+    Certs(certs::Args),
     /// Print a completion script for your shell
     Completions(completions::Args),
     /// Look at a built filter
@@ -23,6 +26,7 @@ impl Command {
     pub fn run(self, console: &mut Console<'_>) -> Result<Exit, Failure> {
         match self {
             Self::Build(args) => build::run(&args, console),
+            Self::Certs(args) => args.run(console),
             Self::Completions(args) => completions::run(&args, console),
             Self::Filter(args) => filter::run(&args, console),
         }

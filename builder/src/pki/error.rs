@@ -67,6 +67,10 @@ pub enum Error {
     #[error("`{id}` is not in the trust domain `{trust_domain}` of this CA")]
     ForeignTrustDomain { id: String, trust_domain: String },
 
+    /// A leaf of another CA where one of ours belongs: another tool wrote it, or the CA was made anew.
+    #[error("{what} was not issued by this CA (trust domain `{trust_domain}`)")]
+    Foreign { what: String, trust_domain: String },
+
     /// The name constraints that the CA was made with forbid a DNS name.
     #[error("the CA's name constraints do not permit the DNS name `{name}`")]
     NotPermitted { name: String, permitted: Vec<String> },
@@ -105,6 +109,7 @@ impl Error {
             Self::Lifetime { .. } => "lifetime",
             Self::Csr { .. } => "csr",
             Self::ForeignTrustDomain { .. } => "foreign-trust-domain",
+            Self::Foreign { .. } => "foreign-certificate",
             Self::NotPermitted { .. } => "name-constraints",
             Self::Build(_) => "certificate-build",
             Self::Other(diagnostic) => diagnostic.code,
@@ -116,13 +121,13 @@ impl Error {
             Self::Io { .. } | Self::Identity { .. } | Self::DnsName { .. } | Self::Build(_) => return None,
             Self::Other(_) => return None,
             Self::Damaged { .. } => {
-                "restore it from your backup, or remove it and issue it anew with `meshward certs issue`".into()
+                "restore it from your backup, or, if it is a leaf, issue it anew: `meshward certs issue --force SERVICE`".into()
             }
             Self::KeyFormat { .. } => "convert it: `openssl pkcs8 -topk8 -nocrypt -in old.key -out new.key`".into(),
             Self::PassphraseMissing { .. } | Self::PassphraseWrong { .. } => {
                 "give it in a file: `--passphrase-file FILE` (`-` reads standard input)".into()
             }
-            Self::KeyMismatch { .. } => "put the pair that was issued together in place, or issue a new one".into(),
+            Self::KeyMismatch { .. } => "put the pair that was issued together in place, or issue a new one: `meshward certs issue --force SERVICE`".into(),
             Self::NotACa { .. } => "give a certificate with cA=true and keyCertSign, or make one: `meshward certs init-ca`".into(),
             Self::Expired { .. } => {
                 "a CA: `meshward certs rotate-ca`; a leaf: `meshward certs renew`; if both are fresh, set this machine's clock".into()
@@ -134,6 +139,9 @@ impl Error {
             }
             Self::ForeignTrustDomain { trust_domain, .. } => {
                 format!("ask for `spiffe://{trust_domain}/...`, or use the CA of that trust domain (`--dir`)")
+            }
+            Self::Foreign { .. } => {
+                "if nobody needs it any more, replace it: `meshward certs issue --force SERVICE`; else give another `--dir`".into()
             }
             Self::NotPermitted { permitted, .. } => {
                 format!("it permits {}; leave the name out, or make a CA with `--permit-dns` for it", quoted(permitted))

@@ -6,14 +6,25 @@
 //!
 //! Deliberately absent: any network.
 
+pub mod authority;
 pub mod ca;
 pub mod error;
 pub(crate) mod fault;
+pub mod federation;
 pub mod folder;
 pub mod key;
+pub mod ledger;
+pub mod manifest;
 pub mod pem;
+pub mod renewal;
+pub mod revoke;
+pub mod rotate;
+pub mod sds;
+pub mod store;
 pub mod svid;
+pub mod verify;
 
+pub use authority::Authority;
 pub use ca::{Ca, CaOptions};
 pub use error::{Error, Result};
 pub use svid::{Issued, SvidRequest, issue, sign_csr};

@@ -11,7 +11,7 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 use time::{Duration, OffsetDateTime};
-use x509_parser::prelude::{FromDer as _, X509CertificationRequest};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509CertificationRequest};
 use zeroize::Zeroizing;
 
 use super::ca::{CLOCK_SKEW, Ca, ia5, random_serial};
@@ -172,6 +172,20 @@ fn check(ca: &Ca, request: &SvidRequest, now: OffsetDateTime) -> Result<()> {
         ca.permits(name)?;
     }
     Ok(())
+}
+
+/// The URI and the DNS names of a certificate, in order.
+pub fn names(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<String>) {
+    let (mut uris, mut dns) = (Vec::new(), Vec::new());
+    let names = certificate.subject_alternative_name().ok().flatten().map(|found| &found.value.general_names);
+    for name in names.into_iter().flatten() {
+        match name {
+            GeneralName::URI(uri) => uris.push((*uri).to_owned()),
+            GeneralName::DNSName(name) => dns.push((*name).to_owned()),
+            _ => {}
+        }
+    }
+    (uris, dns)
 }
 
 /// Parses a SPIFFE ID strictly (SPIFFE-ID, 2): the text must already be in canonical form.

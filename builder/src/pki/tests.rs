@@ -1,4 +1,6 @@
 //! What is issued, read back by other implementations: x509-parser, webpki, OpenSSL, Go's and Python's when installed.
 
 mod issue;
+mod renewal;
+mod rotation;
 mod support;

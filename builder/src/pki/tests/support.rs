@@ -7,7 +7,13 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use time::macros::datetime;
 use time::{Duration, OffsetDateTime};
 
-use crate::pki::{Ca, CaOptions, SvidRequest, svid};
+use crate::pki::authority::KeyPlace;
+use crate::pki::folder::Files;
+use crate::pki::ledger::Ledger;
+use crate::pki::renewal::{self, Outcome};
+use crate::pki::rotate::{Direction, Rotation, Step};
+use crate::pki::store::{MemoryStore, leaf_set};
+use crate::pki::{Authority, Ca, CaOptions, Error, SvidRequest, pem, svid};
 
 pub const NOW: OffsetDateTime = datetime!(2026-11-24 02:00:00 UTC);
 
@@ -84,3 +90,87 @@ pub fn openssl_verify(
 }
 
 pub const HOUR: Duration = Duration::hours(1);
+
+/// A mesh in memory: a CA, two services, a clock that tests move.
+pub struct World {
+    pub store: MemoryStore,
+    pub now: OffsetDateTime,
+    pub settle: Duration,
+}
+
+impl World {
+    pub fn new(options: &CaOptions) -> Self {
+        let mut store = MemoryStore::default();
+        let trust_domain = svid::trust_domain("cluster.local").unwrap();
+        let authority = Authority::create(&trust_domain, options, &KeyPlace::default(), NOW).unwrap();
+        Ledger::default().save(&mut store).unwrap();
+        authority.save(&mut store).unwrap();
+        let mut world = Self { store, now: NOW, settle: Duration::minutes(5) };
+        world.issue(&["bookapi", "pgadmin"]).unwrap();
+        world
+    }
+
+    pub fn authority(&self) -> Authority {
+        Authority::load(&self.store).unwrap().unwrap()
+    }
+
+    pub fn ledger(&self) -> Ledger {
+        Ledger::load(&self.store).unwrap()
+    }
+
+    pub fn issue(&mut self, services: &[&str]) -> Result<Vec<Outcome>, Error> {
+        let trust_domain = svid::trust_domain("cluster.local").unwrap();
+        let request = |name: &str| SvidRequest::for_service(&trust_domain, "default", name, name).unwrap();
+        let wanted = services.iter().map(|name| (leaf_set(name), request(name))).collect();
+        self.reconcile(&wanted, false)
+    }
+
+    pub fn reconcile(
+        &mut self,
+        wanted: &std::collections::BTreeMap<String, SvidRequest>,
+        force: bool,
+    ) -> Result<Vec<Outcome>, Error> {
+        let authority = self.authority();
+        let mut ledger = self.ledger();
+        let mut open = || authority.ca(None);
+        renewal::reconcile(&mut self.store, &authority, &mut ledger, wanted, &mut open, force, self.now)
+    }
+
+    pub fn renew(&mut self) -> Result<Vec<Outcome>, Error> {
+        let authority = self.authority();
+        let mut ledger = self.ledger();
+        self.rotation().settle_sets(&authority, &mut ledger)
+    }
+
+    pub fn rotation(&mut self) -> Rotation<'_> {
+        Rotation { store: &mut self.store, place: KeyPlace::default(), settle: self.settle, now: self.now }
+    }
+
+    pub fn step(&mut self, direction: Direction) -> Result<Step, Error> {
+        self.rotation().step(direction)
+    }
+
+    /// Each service's chain and bundle, as pods have them.
+    pub fn pods(&self) -> Vec<(Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>)> {
+        let sets = self.store.0.iter().filter(|(name, _)| name.ends_with("-mtls-cert"));
+        let certificates =
+            |files: &Files, name: &str| pem::certificates(name, files.get(name).unwrap()).unwrap();
+        sets.map(|(_, files)| (certificates(files, "tls.crt"), certificates(files, "ca.crt"))).collect()
+    }
+}
+
+/// Every pod accepts every other, in both directions, by webpki.
+pub fn all_trust_all(
+    pods: &[(Vec<CertificateDer<'static>>, Vec<CertificateDer<'static>>)],
+    at: OffsetDateTime,
+) -> Result<(), String> {
+    for (caller, (chain, _)) in pods.iter().enumerate() {
+        for (callee, (_, bundle)) in pods.iter().enumerate() {
+            let accepted = bundle.iter().any(|root| webpki(chain, root, at).is_ok());
+            if !accepted {
+                return Err(format!("pod {callee} of {} does not accept pod {caller}", pods.len()));
+            }
+        }
+    }
+    Ok(())
+}

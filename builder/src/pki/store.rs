@@ -1,0 +1,124 @@
+//! Where certificates live: named sets of files, each replaced all at once.
+//!
+//! The names are those of the Kubernetes Secrets, wherever the sets are: `service-mesh-ca`, `bookapi-mtls-cert`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{Error, Result};
+use super::folder::{self, Files, Lock};
+
+/// What the names of workloads' sets end with.
+pub const LEAF_SUFFIX: &str = "-mtls-cert";
+/// The files of a workload's set, as a pod sees them in `/etc/certs`.
+pub const LEAF_CERTIFICATE: &str = "tls.crt";
+pub const LEAF_KEY: &str = "tls.key";
+pub const LEAF_BUNDLE: &str = "ca.crt";
+
+/// The set of a service.
+pub fn leaf_set(service: &str) -> String {
+    format!("{service}{LEAF_SUFFIX}")
+}
+
+/// Sets of files by name. Whoever holds a store is alone: nobody else writes, or a write fails and changes nothing.
+pub trait Store {
+    /// None when there is no such set.
+    fn read(&self, name: &str) -> Result<Option<Files>>;
+    /// Replaces the whole set or nothing.
+    fn write(&mut self, name: &str, files: &Files) -> Result<()>;
+    /// The names of all sets, sorted.
+    fn list(&self) -> Result<Vec<String>>;
+    /// A set as a message names it.
+    fn place(&self, name: &str) -> String;
+}
+
+/// Sets as folders in one folder, `certs/` by default.
+#[derive(Debug)]
+pub struct FolderStore {
+    root: PathBuf,
+    /// None: for reading only.
+    _lock: Option<Lock>,
+}
+
+impl FolderStore {
+    /// Opens for writing; waits for another writer up to half a minute.
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_within(root, Duration::from_secs(30))
+    }
+
+    pub fn open_within(root: &Path, patience: Duration) -> Result<Self> {
+        Ok(Self { root: root.to_owned(), _lock: Some(Lock::acquire(root, patience)?) })
+    }
+
+    /// Opens for reading only, beside a writer: every set is seen whole, old or new.
+    pub fn peek(root: &Path) -> Self {
+        Self { root: root.to_owned(), _lock: None }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+impl Store for FolderStore {
+    fn read(&self, name: &str) -> Result<Option<Files>> {
+        folder::read(&self.folder(name))
+    }
+
+    fn write(&mut self, name: &str, files: &Files) -> Result<()> {
+        debug_assert!(self._lock.is_some(), "a store opened by `peek` is written");
+        folder::replace(&self.folder(name), files)
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(Error::io("read", &self.root, cause)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|cause| Error::io("read", &self.root, cause))?;
+            if let (true, Ok(name)) = (entry.path().is_dir(), entry.file_name().into_string())
+                && !name.starts_with('.')
+            {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn place(&self, name: &str) -> String {
+        format!("`{}`", self.folder(name).display())
+    }
+}
+
+/// Sets in memory, for tests and for `validate`, which needs throw-away certificates.
+#[derive(Debug, Default)]
+pub struct MemoryStore(pub std::collections::BTreeMap<String, Files>);
+
+impl Store for MemoryStore {
+    fn read(&self, name: &str) -> Result<Option<Files>> {
+        Ok(self.0.get(name).cloned())
+    }
+
+    fn write(&mut self, name: &str, files: &Files) -> Result<()> {
+        self.0.insert(name.to_owned(), files.clone());
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        Ok(self.0.keys().cloned().collect())
+    }
+
+    fn place(&self, name: &str) -> String {
+        format!("`{name}`")
+    }
+}
