@@ -13,15 +13,24 @@
 //! | [`policy`] | [`policy::Policy::compile`], [`policy::Policy::decide`] |
 //! | [`decision`] | the answer, and the rule that gave it |
 //! | [`stats`] | names of the filter's counters |
+//! | [`shared_words`] | state that all workers share, behind a trait of compare-and-swap |
+//! | [`circuit_breaker`] | Closed, Open, HalfOpen in one word |
+//! | [`concurrency`] | requests in flight, in counters that heal |
+//! | [`rate_limit`], [`rate_limit_table`] | a rate as one number; any number of them in a fixed table |
 #![forbid(unsafe_code)]
 
+pub mod circuit_breaker;
+pub mod concurrency;
 pub mod config;
 pub mod decision;
 pub mod oracle;
 pub mod path_guard;
 pub mod pattern;
 pub mod policy;
+pub mod rate_limit;
+pub mod rate_limit_table;
 pub mod request;
+pub mod shared_words;
 pub mod spiffe;
 pub mod stats;
 pub mod svid;
