@@ -101,22 +101,24 @@ pub fn replace(folder: &Path, files: &Files) -> Result<()> {
 
 /// What the folder holds now; none when it is not there or holds nothing.
 pub fn read(folder: &Path) -> Result<Option<Files>> {
-    // A writer may remove the version while it is read; then there is a newer one.
-    let mut attempts = 3;
+    let data = folder.join(DATA);
+    let mut attempts = 100;
     loop {
         attempts -= 1;
-        match read_version(folder) {
-            Err(Error::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound && attempts > 0 => {}
-            result => return result,
+        let before = fs::read_link(&data).ok();
+        let result = read_version(folder, before.as_deref());
+        // A writer removes a version only after the switch to the next, so a link that still stands proves that what was
+        // read in between was whole.
+        if fs::read_link(&data).ok() == before || attempts == 0 {
+            return result;
         }
     }
 }
 
-fn read_version(folder: &Path) -> Result<Option<Files>> {
+fn read_version(folder: &Path, target: Option<&Path>) -> Result<Option<Files>> {
     // The version is read by its own name: were it `..data/`, a swap between two files would mix two sets.
-    let target = fs::read_link(folder.join(DATA)).ok();
     // Without the link: files made by hand, or a copy that followed links (`cp -rL`).
-    let version = target.as_ref().map_or_else(|| folder.to_owned(), |target| folder.join(target));
+    let version = target.map_or_else(|| folder.to_owned(), |target| folder.join(target));
     let entries = match fs::read_dir(&version) {
         Ok(entries) => entries,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound && target.is_none() => return Ok(None),

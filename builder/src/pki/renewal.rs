@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use super::authority::{Authority, Phase, hex};
-use super::ca::{self, CLOCK_SKEW, Ca};
+use super::ca::{self, Ca};
 use super::error::{Error, Result, stamp};
 use super::folder::Files;
 use super::ledger::{Ledger, Managed};
@@ -136,7 +136,7 @@ pub fn need(
     if svid::names(&leaf) != (vec![wanted.id.to_string()], wanted.dns_names.clone()) {
         return wants(Reason::Names);
     }
-    if not_after - not_before > wanted.lifetime + CLOCK_SKEW {
+    if not_after - not_before > wanted.lifetime + svid::skew(wanted.lifetime) {
         return wants(Reason::Lifetime);
     }
     if renew_at <= now {

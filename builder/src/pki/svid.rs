@@ -23,6 +23,12 @@ pub const DEFAULT_LIFETIME: Duration = Duration::hours(24);
 /// Long enough to be seen by a sidecar; and what public CAs allow a leaf at most.
 pub const LIFETIME_RANGE: std::ops::RangeInclusive<Duration> = Duration::minutes(1)..=Duration::days(397);
 
+/// How long before it is made a leaf is valid: [`CLOCK_SKEW`], less for one of under twenty minutes, whose time for
+/// renewal would otherwise have come at once.
+pub fn skew(lifetime: Duration) -> Duration {
+    CLOCK_SKEW.min(lifetime / 10)
+}
+
 /// What a leaf is to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SvidRequest {
@@ -122,7 +128,7 @@ fn sign(
     // X.509 counts whole seconds.
     let now = now.replace_nanosecond(0).unwrap_or(now);
     // A leaf never outlives its CA: peers would see an expired chain while the leaf itself looks fresh.
-    params.not_before = (now - CLOCK_SKEW).max(ca.not_before());
+    params.not_before = (now - skew(request.lifetime)).max(ca.not_before());
     params.not_after = (now + request.lifetime).min(ca.not_after());
     let serial = random_serial()?;
     params.serial_number = Some(serial.clone());

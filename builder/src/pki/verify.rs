@@ -8,7 +8,7 @@ use x509_parser::prelude::{GeneralName, X509Certificate};
 
 use super::error::{Error, quoted, stamp};
 use super::{ca, svid};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 
 /// A leaf and its intermediates, as a peer presents them.
 pub struct Chain<'a> {
@@ -223,6 +223,7 @@ impl Chain<'_> {
 /// Roots: they are CAs, in date, and name at most one trust domain, without a path (X509-SVID, 3.1, 4.1).
 pub fn bundle(what: &str, roots: &[CertificateDer<'static>], at: OffsetDateTime) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let mut alive = 0;
     for root in roots {
         let parsed = match ca::parse(what, root) {
             Ok(parsed) => parsed,
@@ -240,6 +241,11 @@ pub fn bundle(what: &str, roots: &[CertificateDer<'static>], at: OffsetDateTime)
                 Diagnostic::warning("root-expired", format!("{what}: a root expired at {}", stamp(end)))
                     .help("drop it: `meshward certs rotate-ca`"),
             );
+        } else if at < parsed.validity().not_before.to_datetime() {
+            let begin = parsed.validity().not_before.to_datetime();
+            found.push(Error::NotYetValid { what: format!("{what}: a root"), at: begin }.into());
+        } else {
+            alive += 1;
         }
         let sans = parsed.subject_alternative_name().ok().flatten().map(|sans| &sans.value.general_names);
         for name in sans.into_iter().flatten() {
@@ -250,6 +256,11 @@ pub fn bundle(what: &str, roots: &[CertificateDer<'static>], at: OffsetDateTime)
                 found.push(Diagnostic::error("svid-ca", format!("{what}: {error}")));
             }
         }
+    }
+    if alive == 0 && !found.iter().any(|found| found.severity == Severity::Error) {
+        let dead =
+            Diagnostic::error("expired", format!("{what}: no root in it is valid, so it trusts nobody"));
+        found.push(dead.help("`meshward certs rotate-ca`; or set this machine's clock"));
     }
     found
 }

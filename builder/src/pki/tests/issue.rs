@@ -70,11 +70,11 @@ fn webpki_and_openssl_accept_leaves_of_every_kind_of_ca() {
         let issued = issue(&ca, &request, NOW).unwrap();
         let root = ca.path().last().unwrap();
         for (at, fine) in [
-            (NOW - Duration::minutes(2), true),
+            (NOW - Duration::seconds(30), true),
             (NOW, true),
             (NOW + Duration::seconds(299), true),
             (NOW + Duration::seconds(301), false),
-            (NOW - Duration::seconds(121), false),
+            (NOW - Duration::seconds(31), false),
         ] {
             let verdict = webpki(&chain(&issued), root, at);
             assert_eq!(verdict.is_ok(), fine, "webpki at {at}, {options:?}: {verdict:?}");
