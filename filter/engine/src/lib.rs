@@ -10,7 +10,10 @@
 //! | [`pattern`] | what a value may be compared with, and the grammar of Istio's strings |
 //! | [`request`] | a borrowed view of one request or connection |
 //! | [`path_guard`] | paths that two parsers could read differently are refused |
+//! | [`svid`] | the peer's leaf certificate |
 //! | [`policy`] | [`policy::Policy::compile`], [`policy::Policy::decide`] |
+//! | `index` | which rules may match, at a cost that does not grow with their number |
+//! | `oracle` | the same decisions by the plainest interpreter, to test against (feature `oracle`) |
 //! | [`decision`] | the answer, and the rule that gave it |
 //! | [`stats`] | names of the filter's counters |
 //! | [`shared_words`] | state that all workers share, behind a trait of compare-and-swap |
@@ -23,6 +26,8 @@ pub mod circuit_breaker;
 pub mod concurrency;
 pub mod config;
 pub mod decision;
+mod index;
+#[cfg(any(test, feature = "oracle"))]
 pub mod oracle;
 pub mod path_guard;
 pub mod pattern;

@@ -227,3 +227,6 @@ fn header_matches(name: &str, mode: HeaderMode, patterns: &[Pattern], request: &
         HeaderMode::All => values.into_iter().all(matches),
     }
 }
+
+#[cfg(test)]
+mod tests;

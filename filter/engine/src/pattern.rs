@@ -3,7 +3,7 @@
 //! Parsing text is the builder's side; the filter gets [`Pattern`]s ready made. Deliberately absent: regular
 //! expressions. A `*` where Istio silently takes it literally is an error here.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::config::Attribute;
@@ -159,20 +159,42 @@ impl Pattern {
         }
     }
 
+    /// The same, with an address block in one form: IPv4 in its own, and only the bits that count.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let Self::Cidr { address, prefix } = self else { return self.clone() };
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                // An IPv4 block in IPv6 form counts its prefix from the 96 bits before; shorter ones are IPv6 blocks.
+                let prefix = if address.is_ipv4() { *prefix } else { prefix.saturating_sub(96) };
+                Self::Cidr { address: IpAddr::V4(masked_v4(v4, prefix)), prefix }
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(*prefix).min(128)).unwrap_or(0);
+                Self::Cidr { address: IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask)), prefix: *prefix }
+            }
+        }
+    }
+
     /// Whether an address is in the block. An IPv4 address in IPv6 form (`::ffff:10.0.0.1`) is an IPv4 address.
     #[must_use]
     pub fn matches_address(&self, value: IpAddr) -> bool {
-        let Self::Cidr { address, prefix } = self else { return false };
-        match (address.to_canonical(), value.to_canonical()) {
+        let Self::Cidr { address, prefix } = self.canonical() else { return false };
+        match (address, value.to_canonical()) {
             (IpAddr::V4(block), IpAddr::V4(value)) => {
-                same_bits(block.to_bits().into(), value.to_bits().into(), 32, *prefix)
+                same_bits(block.to_bits().into(), value.to_bits().into(), 32, prefix)
             }
             (IpAddr::V6(block), IpAddr::V6(value)) => {
-                same_bits(block.to_bits(), value.to_bits(), 128, *prefix)
+                same_bits(block.to_bits(), value.to_bits(), 128, prefix)
             }
             _ => false,
         }
     }
+}
+
+fn masked_v4(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix).min(32)).unwrap_or(0);
+    Ipv4Addr::from_bits(address.to_bits() & mask)
 }
 
 /// Whether the first `prefix` bits of two addresses of `width` bits are the same.
@@ -319,10 +341,25 @@ fn block(text: &str) -> Result<Pattern, PatternError> {
     if prefix > longest { Err(PatternError::Address) } else { Ok(Pattern::Cidr { address, prefix }) }
 }
 
+/// For every byte, whether [`is_template_byte`].
+const TEMPLATE_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let allowed = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-._~%!$&'()+,;:@=";
+    let mut at = 0;
+    while at < allowed.len() {
+        #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
+        {
+            table[allowed[at] as usize] = true;
+        }
+        at += 1;
+    }
+    table
+};
+
 /// Whether a byte may stand in a segment of a path template, and may be matched by `{*}` and `{**}`, as in Envoy.
 #[must_use]
 pub fn is_template_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&byte)
+    TEMPLATE_BYTES.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
 /// Checks a path template as Istio does (`CheckValidPathTemplate`).
@@ -466,6 +503,7 @@ mod tests {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(block("10.0.0.0/8").matches_address(address("10.1.2.3")));
         assert!(block("10.0.0.0/8").matches_address(address("::ffff:10.1.2.3")));
+        assert!(block("::ffff:10.0.0.0/104").matches_address(address("10.1.2.3")));
         assert!(!block("10.0.0.0/8").matches_address(address("11.0.0.0")));
         assert!(block("0.0.0.0/0").matches_address(address("11.0.0.0")));
         assert!(!block("0.0.0.0/0").matches_address(address("::1")));
