@@ -1,0 +1,156 @@
+//! What real Envoy says to patched configurations: every one that it validates as it is, it validates patched.
+//!
+//! Needs an Envoy (`$ENVOY`, or on `PATH`) and a module with the proxy-wasm ABI (`$MESHWARD_FILTER`); says so when one
+//! is missing. A sample by default; all of the corpus with `MESHWARD_PATCH_ALL=1` (minutes). Configurations that name
+//! absolute paths are only tried with `MESHWARD_STUB_ROOT=1`, in a file system that may be written all over.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use meshward_builder::patch::{Plugin, Selection, patch};
+use serde_json::Value;
+
+fn corpus() -> PathBuf {
+    std::env::var_os("MESHWARD_CORPUS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from)
+        .join("envoy")
+}
+
+fn envoy() -> Option<PathBuf> {
+    let named = std::env::var_os("ENVOY").map(PathBuf::from);
+    let on_path = std::env::var_os("PATH")
+        .and_then(|path| std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|file| file.is_file()));
+    named.or(on_path).filter(|file| file.is_file())
+}
+
+/// One configuration of the corpus that Envoy accepts, alone or with files put where it names them.
+struct Unit {
+    path: String,
+    stubs: Vec<(String, String)>,
+    node: bool,
+}
+
+fn units(index: &Value) -> Vec<Unit> {
+    let rows = index.as_array().unwrap().iter();
+    let embedded = rows.clone().flat_map(|row| row["embedded"].as_array().into_iter().flatten());
+    rows.chain(embedded)
+        .filter(|row| row["validates"] == true || row["validates_with_stubs"] == true)
+        // A ConfigMap's own row has no configuration; its embedded rows have.
+        .filter(|row| row["kind"] != "ConfigMap")
+        .map(|row| Unit {
+            path: row["path"].as_str().or(row["file"].as_str()).unwrap().to_owned(),
+            stubs: row["stubs"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(path, what)| (path.clone(), what.as_str().unwrap_or("xds").to_owned()))
+                .collect(),
+            node: row["needs_node_flags"].as_bool().unwrap_or(false),
+        })
+        .collect()
+}
+
+/// A key and a certificate of one run; Envoy wants them to be real.
+fn pem() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["stub".into()]).unwrap().self_signed(&key).unwrap();
+    format!("{}{}", certificate.pem(), key.serialize_pem())
+}
+
+struct Runner {
+    envoy: PathBuf,
+    folder: tempfile::TempDir,
+}
+
+impl Runner {
+    fn validate(&self, name: &str, text: &str, node: bool) -> Result<(), String> {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        let mut command = Command::new(&self.envoy);
+        command.args(["--mode", "validate", "-l", "error", "--use-dynamic-base-id", "-c"]).arg(&file);
+        command.current_dir(self.folder.path());
+        if node {
+            command.args(["--service-node", "n", "--service-cluster", "c"]);
+        }
+        let output = command.output().unwrap();
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).lines().take(3).collect::<Vec<_>>().join(" / "))
+    }
+}
+
+#[test]
+fn what_envoy_accepts_it_accepts_patched() {
+    let index = corpus().join("index.json");
+    let Ok(index) = std::fs::read_to_string(&index) else {
+        println!("SKIPPED: patched configurations in Envoy: {} is not there", index.display());
+        return;
+    };
+    let Some(envoy) = envoy() else {
+        println!("SKIPPED: patched configurations in Envoy: no Envoy; set ENVOY, or put one on PATH");
+        return;
+    };
+    let Some(module) = std::env::var_os("MESHWARD_FILTER").and_then(|path| Path::new(&path).canonicalize().ok()) else {
+        println!("SKIPPED: patched configurations in Envoy: no module; set MESHWARD_FILTER to a filter's .wasm");
+        return;
+    };
+    let (all, absolute) = (std::env::var_os("MESHWARD_PATCH_ALL"), std::env::var_os("MESHWARD_STUB_ROOT"));
+    let plugin = Plugin {
+        wasm: module.to_str().unwrap().to_owned(),
+        configuration: std::env::var("MESHWARD_FILTER_CONFIGURATION").map_or(Vec::new(), |path| std::fs::read(path).unwrap()),
+        discovery: None,
+    };
+    let units = units(&serde_json::from_str(&index).unwrap());
+    let step = if all.is_some() { 1 } else { 14 };
+    let pem = pem();
+    let (mut good, mut none, mut refused, mut not_here) = (0, 0, Vec::new(), Vec::new());
+    let mut bad = Vec::new();
+    for unit in units.iter().step_by(step) {
+        let text = std::fs::read_to_string(corpus().join(&unit.path)).unwrap();
+        let runner = Runner { envoy: envoy.clone(), folder: tempfile::tempdir().unwrap() };
+        let outside = |path: &str| path.starts_with('/') || path.contains("..");
+        if absolute.is_none() && unit.stubs.iter().any(|(path, _)| outside(path)) {
+            not_here.push(unit.path.clone());
+            continue;
+        }
+        for (path, what) in &unit.stubs {
+            let path = runner.folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            match what.as_str() {
+                "wasm" => drop(std::fs::copy(&module, &path).unwrap()),
+                "pem" => std::fs::write(&path, &pem).unwrap(),
+                "lua" => std::fs::write(&path, "function envoy_on_request(handle) end\n").unwrap(),
+                _ => std::fs::write(&path, "resources: []\n").unwrap(),
+            }
+        }
+        let suffix = if unit.path.ends_with(".json") { "envoy.json" } else { "envoy.yaml" };
+        let outcome = patch(&text, &plugin, &Selection { outbound: true, ..Selection::default() }).unwrap();
+        if outcome.failed() {
+            let findings: Vec<_> = outcome.findings.iter().map(|finding| finding.message.as_str()).collect();
+            refused.push(format!("{}: {}", unit.path, findings.join("; ")));
+            continue;
+        }
+        if outcome.done.is_empty() {
+            none += 1;
+            continue;
+        }
+        if let Err(error) = runner.validate(suffix, &text, unit.node) {
+            not_here.push(format!("{}: {error}", unit.path));
+            continue;
+        }
+        match runner.validate(suffix, &outcome.text, unit.node) {
+            Ok(()) => good += 1,
+            Err(error) => bad.push(format!("{}: {error}", unit.path)),
+        }
+    }
+    println!("{good} validate patched; {} do not; {} refused; {none} without a filter list; {} not valid here", bad.len(), refused.len(), not_here.len());
+    for (what, lines) in [("REFUSED", &refused), ("NOT HERE", &not_here), ("BAD", &bad)] {
+        for line in lines {
+            println!("{what} {line}");
+        }
+    }
+    assert!(bad.is_empty(), "{} configurations are valid, and not when patched: {bad:#?}", bad.len());
+    assert!(good > 5, "only {good} were tried");
+    assert!(refused.iter().all(|line| line.contains("router")), "refused without need: {refused:#?}");
+}
