@@ -1,11 +1,19 @@
 //! `patch` over real configurations: twice is once, `unpatch` gives the bytes back, nothing else is touched.
 //!
 //! The corpus is read from `$MESHWARD_CORPUS`, or `../shared/corpus` beside the workspace; without it the test says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
+)]
 
 use std::path::{Path, PathBuf};
 
 use meshward_builder::diagnostic::Severity;
-use meshward_builder::patch::{Plugin, Selection, patch, unpatch};
+use meshward_builder::patch::{Configurations, Plugin, Selection, patch, unpatch};
 
 fn corpus() -> Option<PathBuf> {
     let path = std::env::var_os("MESHWARD_CORPUS")
@@ -20,7 +28,7 @@ fn corpus() -> Option<PathBuf> {
 fn plugin() -> Plugin {
     Plugin {
         wasm: "/etc/meshward/meshward-0123456789ab.wasm".into(),
-        configuration: b"\0policy".to_vec(),
+        configurations: Configurations { http: b"\0policy".to_vec(), tcp: b"\0tcp".to_vec(), outbound: None },
         discovery: None,
     }
 }

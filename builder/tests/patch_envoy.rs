@@ -3,11 +3,19 @@
 //! Needs an Envoy (`$ENVOY`, or on `PATH`) and a module with the proxy-wasm ABI (`$MESHWARD_FILTER`); says so when one
 //! is missing. A sample by default; all of the corpus with `MESHWARD_PATCH_ALL=1` (minutes). Configurations that name
 //! absolute paths are only tried with `MESHWARD_STUB_ROOT=1`, in a file system that may be written all over.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use meshward_builder::patch::{Plugin, Selection, patch};
+use meshward_builder::patch::{Configurations, Plugin, Selection, patch};
 use serde_json::Value;
 
 fn corpus() -> PathBuf {
@@ -18,8 +26,9 @@ fn corpus() -> PathBuf {
 
 fn envoy() -> Option<PathBuf> {
     let named = std::env::var_os("ENVOY").map(PathBuf::from);
-    let on_path = std::env::var_os("PATH")
-        .and_then(|path| std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|file| file.is_file()));
+    let on_path = std::env::var_os("PATH").and_then(|path| {
+        std::env::split_paths(&path).map(|folder| folder.join("envoy")).find(|file| file.is_file())
+    });
     named.or(on_path).filter(|file| file.is_file())
 }
 
@@ -91,14 +100,18 @@ fn what_envoy_accepts_it_accepts_patched() {
         println!("SKIPPED: patched configurations in Envoy: no Envoy; set ENVOY, or put one on PATH");
         return;
     };
-    let Some(module) = std::env::var_os("MESHWARD_FILTER").and_then(|path| Path::new(&path).canonicalize().ok()) else {
-        println!("SKIPPED: patched configurations in Envoy: no module; set MESHWARD_FILTER to a filter's .wasm");
+    let Some(module) =
+        std::env::var_os("MESHWARD_FILTER").and_then(|path| Path::new(&path).canonicalize().ok())
+    else {
+        println!(
+            "SKIPPED: patched configurations in Envoy: no module; set MESHWARD_FILTER to a filter's .wasm"
+        );
         return;
     };
     let (all, absolute) = (std::env::var_os("MESHWARD_PATCH_ALL"), std::env::var_os("MESHWARD_STUB_ROOT"));
     let plugin = Plugin {
         wasm: module.to_str().unwrap().to_owned(),
-        configuration: std::env::var("MESHWARD_FILTER_CONFIGURATION").map_or(Vec::new(), |path| std::fs::read(path).unwrap()),
+        configurations: Configurations::default(),
         discovery: None,
     };
     let units = units(&serde_json::from_str(&index).unwrap());
@@ -115,13 +128,18 @@ fn what_envoy_accepts_it_accepts_patched() {
             continue;
         }
         for (path, what) in &unit.stubs {
-            let path = runner.folder.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            match what.as_str() {
-                "wasm" => drop(std::fs::copy(&module, &path).unwrap()),
-                "pem" => std::fs::write(&path, &pem).unwrap(),
-                "lua" => std::fs::write(&path, "function envoy_on_request(handle) end\n").unwrap(),
-                _ => std::fs::write(&path, "resources: []\n").unwrap(),
+            // A stub may be a folder (`certs/`), or be there already as the folder of another.
+            let content = match what.as_str() {
+                _ if path.ends_with('/') => continue,
+                "wasm" => std::fs::read(&module).unwrap(),
+                "pem" => pem.clone().into_bytes(),
+                "lua" => b"function envoy_on_request(handle) end\n".to_vec(),
+                _ => b"resources: []\n".to_vec(),
+            };
+            let file = runner.folder.path().join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            if !file.is_dir() {
+                std::fs::write(&file, content).unwrap();
             }
         }
         let suffix = if unit.path.ends_with(".json") { "envoy.json" } else { "envoy.yaml" };
@@ -144,7 +162,12 @@ fn what_envoy_accepts_it_accepts_patched() {
             Err(error) => bad.push(format!("{}: {error}", unit.path)),
         }
     }
-    println!("{good} validate patched; {} do not; {} refused; {none} without a filter list; {} not valid here", bad.len(), refused.len(), not_here.len());
+    println!(
+        "{good} validate patched; {} do not; {} refused; {none} without a filter list; {} not valid here",
+        bad.len(),
+        refused.len(),
+        not_here.len()
+    );
     for (what, lines) in [("REFUSED", &refused), ("NOT HERE", &not_here), ("BAD", &bad)] {
         for line in lines {
             println!("{what} {line}");

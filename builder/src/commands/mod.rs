@@ -8,7 +8,10 @@ use crate::diagnostic::Failure;
 mod build;
 mod certs;
 mod completions;
+mod edit;
 mod filter;
+mod patch;
+mod unpatch;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -20,6 +23,10 @@ pub enum Command {
     Completions(completions::Args),
     /// Look at a built filter
     Filter(filter::Args),
+    /// Put the filter into Envoy configurations and ConfigMaps that are there already
+    Patch(patch::Args),
+    /// Take it out again: the bytes from before
+    Unpatch(unpatch::Args),
 }
 
 impl Command {
@@ -29,6 +36,8 @@ impl Command {
             Self::Certs(args) => args.run(console),
             Self::Completions(args) => completions::run(&args, console),
             Self::Filter(args) => filter::run(&args, console),
+            Self::Patch(args) => patch::run(&args, console),
+            Self::Unpatch(args) => unpatch::run(&args, console),
         }
     }
 }

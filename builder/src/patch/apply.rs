@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use super::envoy::{self, Filter, List, Listener, Protocol};
-use super::filters::{self, Ours, Plugin};
+use super::filters::{self, Ours, Plugin, Position};
 use super::sites::{self, Finding, Pass, Site, Visit, unsafe_edit};
 use super::splice;
 use super::tree::{NodeId, SyntaxError, Tree};
@@ -143,13 +143,14 @@ fn insert(site: &Site<'_>, plugin: &Plugin, selection: &Selection, done: &mut Ve
     let (editor, tree) = (&site.editor, site.editor.tree);
     let targets = targets(site, selection, &mut visit.findings);
     for target in &targets {
-        let edits = if tree.is_sequence(target.list.value) {
-            let values = plugin.filters(target.protocol, false);
-            editor.insert_items(target.list.value, target.index, &values).map(|edit| vec![edit])
-        } else {
-            let values = plugin.filters(target.protocol, true);
-            editor.wrap_single(target.list.key, target.list.value, &values)
-        };
+        let single = !tree.is_sequence(target.list.value);
+        let edits = plugin.filters(target.position, single).ok().and_then(|values| {
+            if single {
+                editor.wrap_single(target.list.key, target.list.value, &values)
+            } else {
+                editor.insert_items(target.list.value, target.index, &values).map(|edit| vec![edit])
+            }
+        });
         match edits {
             Some(edits) => visit.edits.extend(edits),
             None => visit.findings.push(unsafe_edit(tree.node(target.list.key).span.clone())),
@@ -200,7 +201,7 @@ fn reads_the_same(
 /// A filter list that is to be patched.
 struct Target {
     name: String,
-    protocol: Protocol,
+    position: Position,
     list: List,
     filters: Vec<Filter>,
     /// Where the filter goes.
@@ -278,16 +279,20 @@ fn targets(site: &Site<'_>, selection: &Selection, findings: &mut Vec<Finding>) 
                 if !selection.manager(tree, manager) {
                     continue;
                 }
-                http_targets(tree, &label, manager, findings).into_iter().for_each(&mut add);
+                http_targets(tree, &label, manager, listener.outbound, findings)
+                    .into_iter()
+                    .for_each(&mut add);
             }
-            if managers.is_empty() && selection.managers.is_empty() {
+            // What the application itself sends out is not guarded connection by connection.
+            if managers.is_empty() && selection.managers.is_empty() && !listener.outbound {
                 match (chain.filters.last(), chain.list) {
                     (Some(last), Some(list)) if last.is_tcp_proxy() => {
                         let router = chain.filters.len() - 1;
                         let own = filters::ours(tree, &chain.filters).unwrap_or_default();
                         let index = own.indices.first().copied().unwrap_or(router);
                         let (name, filters) = (format!("{label}, TCP"), chain.filters.clone());
-                        add(Target { name, protocol: Protocol::Tcp, list, filters, index, router });
+                        let position = Position { protocol: Protocol::Tcp, outbound: false };
+                        add(Target { name, position, list, filters, index, router });
                     }
                     (Some(last), _) => findings.push(not_covered(tree, &label, last)),
                     (None, _) => {}
@@ -301,7 +306,13 @@ fn targets(site: &Site<'_>, selection: &Selection, findings: &mut Vec<Finding>) 
     found
 }
 
-fn http_targets(tree: &Tree, label: &str, manager: &Filter, findings: &mut Vec<Finding>) -> Vec<Target> {
+fn http_targets(
+    tree: &Tree,
+    label: &str,
+    manager: &Filter,
+    outbound: bool,
+    findings: &mut Vec<Finding>,
+) -> Vec<Target> {
     let Some(config) = manager.config else {
         let span = head(tree, manager.node);
         let message =
@@ -340,7 +351,8 @@ fn http_targets(tree: &Tree, label: &str, manager: &Filter, findings: &mut Vec<F
         let authenticated = filters.iter().take(router).rposition(Filter::is_authentication);
         let index = authenticated.map_or(0, |at| at + 1);
         let name = format!("{label}, HTTP");
-        targets.push(Target { name, protocol: Protocol::Http, list, filters, index, router });
+        let position = Position { protocol: Protocol::Http, outbound };
+        targets.push(Target { name, position, list, filters, index, router });
     }
     targets
 }

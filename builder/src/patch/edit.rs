@@ -213,8 +213,7 @@ impl Editor<'_> {
             return Some(Edit::insert(at, text));
         }
         let mut line = line_start(self.text, at);
-        loop {
-            let Some(above) = line.checked_sub(1).map(|end| line_start(self.text, end)) else { break };
+        while let Some(above) = line.checked_sub(1).map(|end| line_start(self.text, end)) {
             let content = self.text.get(above..line)?;
             let indent = content.len() - content.trim_start_matches(' ').len();
             let is_comment =

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod edit;
 pub mod emit;
 pub mod envoy;
+pub mod files;
 pub mod filters;
 pub mod scalar;
 pub mod sites;
@@ -14,4 +15,4 @@ pub mod splice;
 pub mod tree;
 
 pub use apply::{Outcome, Selection, patch, unpatch};
-pub use filters::Plugin;
+pub use filters::{Configurations, Discovery, Plugin, Position};
