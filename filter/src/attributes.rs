@@ -92,7 +92,12 @@ impl Headers {
         headers
     }
 
-    /// What of them the policies ask for.
+    /// Reads all, whether they are needed or not.
+    pub fn read_all() -> Self {
+        Self { map: host::request_headers().ok(), ..Self::default() }
+    }
+
+    /// What of them the policies ask for, and the three that every request has.
     pub fn view<'a>(&'a self, needs: &'a Attributes) -> HeaderView<'a> {
         let Some(map) = &self.map else {
             return HeaderView {

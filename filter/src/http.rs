@@ -56,7 +56,12 @@ fn decide(active: &Active) -> Action {
     if decision.is_allowed() {
         return proceed();
     }
-    report::log_denial(active, &decision, &identity, &request);
+    if let Some(line) = report::admit_line(active, &identity) {
+        // The policies may have asked for less than a reader of the log wants to know.
+        let all = Headers::read_all();
+        let view = all.view(needs);
+        report::log_denial(line, active, &decision, &identity, &[view.method, view.authority, view.path]);
+    }
     answer(active, &decision)
 }
 

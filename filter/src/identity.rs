@@ -8,8 +8,9 @@ use std::rc::Rc;
 
 use meshward_engine::request::Peer;
 use meshward_engine::spiffe::SpiffeId;
+use meshward_engine::svid::{self, Svid, SvidError};
 
-use crate::host::{self, HostError};
+use crate::host;
 
 /// Certificates remembered per VM. A worker talks to a few peers; what is beyond is parsed again.
 const REMEMBERED: usize = 256;
@@ -22,9 +23,32 @@ type Digest = [u8; 64];
 pub enum Identity {
     /// There is none.
     Absent,
-    /// It is no valid X509-SVID; why, by a stable name.
-    Invalid(&'static str),
-    Verified(SpiffeId),
+    /// It is no valid X509-SVID.
+    Invalid(Fault),
+    Verified {
+        id: SpiffeId,
+        /// Big-endian, without leading zeroes.
+        serial: Box<[u8]>,
+    },
+}
+
+/// Why a certificate is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The engine's rules for it.
+    Svid(SvidError),
+    /// Envoy cannot say what it is.
+    Unreadable,
+}
+
+impl Fault {
+    /// A stable name for the log and the counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Svid(error) => error.as_str(),
+            Self::Unreadable => "unreadable",
+        }
+    }
 }
 
 impl Identity {
@@ -33,13 +57,16 @@ impl Identity {
         match self {
             Self::Absent => Peer::Absent,
             Self::Invalid(_) => Peer::Invalid,
-            Self::Verified(id) => Peer::Verified(id.as_ref()),
+            Self::Verified { id, .. } => Peer::Verified(id.as_ref()),
         }
     }
 
-    /// Serial number of the certificate.
+    /// Serial number of a valid certificate.
     pub fn serial(&self) -> Option<&[u8]> {
-        None
+        match self {
+            Self::Verified { serial, .. } => Some(serial),
+            Self::Absent | Self::Invalid(_) => None,
+        }
     }
 
     /// For the log.
@@ -47,7 +74,7 @@ impl Identity {
         match self {
             Self::Absent => "a caller without a certificate",
             Self::Invalid(_) => "a caller whose certificate is no X509-SVID",
-            Self::Verified(id) => id.as_str(),
+            Self::Verified { id, .. } => id.as_str(),
         }
     }
 }
@@ -67,9 +94,11 @@ impl Identities {
         let digest = match host::property("connection\0sha256_peer_certificate_digest") {
             Ok(Some(digest)) if !digest.is_empty() => digest,
             Ok(_) => return Rc::new(Identity::Absent),
-            Err(error) => return Rc::new(unreadable(error)),
+            Err(_) => return Rc::new(Identity::Invalid(Fault::Unreadable)),
         };
-        let Ok(digest) = Digest::try_from(&*digest) else { return Rc::new(Identity::Invalid("digest")) };
+        let Ok(digest) = Digest::try_from(&*digest) else {
+            return Rc::new(Identity::Invalid(Fault::Unreadable));
+        };
         // No callback of ours runs inside another, so it is free; if it were not, nothing is remembered.
         let Ok(mut seen) = self.seen.try_borrow_mut() else { return Rc::new(read_certificate()) };
         if let Some(place) = seen.iter().position(|(known, _)| *known == digest) {
@@ -90,17 +119,15 @@ impl Identities {
 }
 
 fn read_certificate() -> Identity {
-    match host::property("connection\0uri_san_peer_certificate") {
-        Ok(Some(uri)) => std::str::from_utf8(&uri)
-            .ok()
-            .and_then(|uri| SpiffeId::parse(uri).ok())
-            .map_or(Identity::Invalid("spiffe_id"), Identity::Verified),
-        Ok(None) => Identity::Invalid("no_uri_san"),
-        Err(error) => unreadable(error),
+    match host::property("connection\0peer_certificate") {
+        Ok(Some(pem)) => check(&pem).unwrap_or_else(|error| Identity::Invalid(Fault::Svid(error))),
+        Ok(None) | Err(_) => Identity::Invalid(Fault::Unreadable),
     }
 }
 
-/// Envoy cannot say what the certificate is, so it is not taken for one.
-fn unreadable(_: HostError) -> Identity {
-    Identity::Invalid("unreadable")
+fn check(pem: &[u8]) -> Result<Identity, SvidError> {
+    let mut der = Vec::new();
+    svid::decode_pem(pem, &mut der)?;
+    let svid = Svid::parse(&der)?;
+    Ok(Identity::Verified { id: svid.id.to_owned(), serial: svid.serial.into() })
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use meshward_engine::decision::{Decision, Reason, ShadowAllow};
 use meshward_engine::policy::Policy;
-use meshward_engine::request::Request;
 use meshward_engine::stats;
 
 use crate::host::{self, Level};
@@ -65,32 +64,42 @@ pub fn count(active: &Active, decision: &Decision) {
     }
 }
 
-/// Logs a denial, unless there were enough of them in this second.
-pub fn log_denial(active: &Active, decision: &Decision, identity: &Identity, request: &Request) {
-    if let Identity::Invalid(error) = identity {
-        active.metrics.count(stats::IDENTITY_ERRORS, &[("error", error)]);
+/// Counts what is wrong with a certificate, and says whether a line about the denial may be logged now.
+pub fn admit_line(active: &Active, identity: &Identity) -> Option<Line> {
+    if let Identity::Invalid(fault) = identity {
+        active.metrics.count(stats::IDENTITY_ERRORS, &[("error", fault.as_str())]);
     }
-    let Some(silent) = active.log_limit.admit(host::now().unwrap_or_default()) else { return };
-    let mut line = String::from("denied ");
-    for part in [request.method, request.authority, request.path].into_iter().flatten() {
-        show(&mut line, part);
-        line.push(' ');
+    active.log_limit.admit(host::now().unwrap_or_default())
+}
+
+/// Logs a denial. `shown` is what names the request to people: method, host and path, where it has them.
+pub fn log_denial(
+    line: Line,
+    active: &Active,
+    decision: &Decision,
+    identity: &Identity,
+    shown: &[Option<&[u8]>],
+) {
+    let mut text = String::from("denied ");
+    for part in shown.iter().flatten() {
+        show(&mut text, part);
+        text.push(' ');
     }
     // Writing into a String cannot fail.
-    let _ = write!(line, "from {}: {}", identity.describe(), details(&active.policy, decision));
+    let _ = write!(text, "from {}: {}", identity.describe(), details(&active.policy, decision));
     match (decision.reason, identity) {
         (Reason::Path(fault), _) => {
-            let _ = write!(line, ", {}", fault.as_str());
+            let _ = write!(text, ", {}", fault.as_str());
         }
-        (Reason::InvalidIdentity, Identity::Invalid(error)) => {
-            let _ = write!(line, ", {error}");
+        (Reason::InvalidIdentity, Identity::Invalid(fault)) => {
+            let _ = write!(text, ", {}", fault.as_str());
         }
         _ => {}
     }
-    if silent > 0 {
-        let _ = write!(line, " ({silent} denials before it were not logged)");
+    if line.silent > 0 {
+        let _ = write!(text, " ({} denials before it were not logged)", line.silent);
     }
-    host::log(Level::Info, &line);
+    host::log(Level::Info, &text);
 }
 
 /// Text of a caller, short and without a byte that could fake a line of the log.
@@ -99,6 +108,12 @@ fn show(line: &mut String, text: &[u8]) {
     if text.len() > SHOWN {
         line.push('…');
     }
+}
+
+/// Leave to write one line.
+pub struct Line {
+    /// Denials since the last line that had none.
+    silent: u64,
 }
 
 /// Bounds the log: a caller who is refused again and again must not fill it.
@@ -110,8 +125,8 @@ pub struct LogLimit {
 }
 
 impl LogLimit {
-    /// Whether a line may be written at `now`, and how many were not since the last.
-    fn admit(&self, now: Duration) -> Option<u64> {
+    /// Leave to write a line at `now`, unless there were enough in this second.
+    fn admit(&self, now: Duration) -> Option<Line> {
         if now.as_secs() != self.second.get() {
             self.second.set(now.as_secs());
             self.lines.set(0);
@@ -121,6 +136,6 @@ impl LogLimit {
             return None;
         }
         self.lines.set(self.lines.get().saturating_add(1));
-        Some(self.silent.replace(0))
+        Some(Line { silent: self.silent.replace(0) })
     }
 }

@@ -62,7 +62,9 @@ fn is_allowed(active: &Active) -> bool {
     if decision.is_allowed() {
         return host::set_property(report::PROPERTY, report::ALLOW).is_ok();
     }
-    report::log_denial(active, &decision, &identity, &request);
+    if let Some(line) = report::admit_line(active, &identity) {
+        report::log_denial(line, active, &decision, &identity, &[]);
+    }
     // For the access log; anything but the word for "allowed" is refused by the guard behind this filter.
     let _ = host::set_property(report::PROPERTY, report::details(&active.policy, &decision).as_bytes());
     false
