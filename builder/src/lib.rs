@@ -10,6 +10,7 @@ pub mod console;
 pub mod diagnostic;
 pub mod envoy;
 pub mod envoy_binary;
+pub mod kube;
 pub mod mesh;
 pub mod patch;
 pub mod pki;

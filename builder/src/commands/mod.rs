@@ -11,6 +11,7 @@ mod completions;
 mod edit;
 mod filter;
 mod patch;
+mod render;
 mod unpatch;
 
 #[derive(Debug, Subcommand)]
@@ -27,6 +28,8 @@ pub enum Command {
     Patch(patch::Args),
     /// Take it out again: the bytes from before
     Unpatch(unpatch::Args),
+    /// Write Kubernetes manifests and Envoy configurations
+    Render(render::Args),
 }
 
 impl Command {
@@ -38,6 +41,7 @@ impl Command {
             Self::Filter(args) => filter::run(&args, console),
             Self::Patch(args) => patch::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),
+            Self::Render(args) => render::run(&args, console),
         }
     }
 }
