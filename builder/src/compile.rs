@@ -12,7 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::Plugins;
-use crate::mesh::{Resolved, Service, model};
+use crate::mesh::{Resolved, Service, model, ports};
+use crate::policy::{self, Workload};
 
 /// The name under which the permissions of `calls` show up in logs and metrics.
 pub const CALLS_POLICY: &str = "mesh/calls";
@@ -71,12 +72,48 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
             model::PathParams::Keep => PathParams::Keep,
         },
     };
+    let compiled = policy::compile_for(&mesh.policies, workload(service), &names(mesh, service));
+    if compiled.source_ip && compiled.remote_ip && service.protocol == model::Protocol::Http {
+        return Err(two_addresses(service).into());
+    }
+    config.policies = compiled.policies;
+    let mode =
+        policy::peer_authentication_for(&mesh.policies, &workload(service), &mesh.namespace, service.port);
+    if mode != policy::Mode::Strict {
+        config.identity = IdentityMode::Optional;
+    }
     let allowed = config.policies.iter().any(|policy| policy.action == Action::Allow && !policy.dry_run);
     // With ALLOW as the default, a permission would be the first ALLOW policy, and so shut everybody else out.
     if !allowed && config.default_action == DefaultAction::Deny {
         config.policies.extend(calls(mesh, service));
     }
     Ok(config)
+}
+
+/// What the selectors of policies see of a service.
+pub fn workload(service: &Service) -> Workload<'_> {
+    Workload { service: Some(&service.name), namespace: &service.namespace, labels: &service.labels }
+}
+
+/// What the policies of a service are compiled with.
+fn names<'a>(mesh: &'a Resolved, service: &Service) -> policy::Names<'a> {
+    policy::Names {
+        root_namespace: &mesh.namespace,
+        trust_domain: &mesh.trust_domain,
+        trust_domain_aliases: &mesh.trust_domain_aliases,
+        port: service.port.map(|application| policy::PortMap { application, listener: ports::INBOUND }),
+    }
+}
+
+fn two_addresses(service: &Service) -> Diagnostic {
+    let message = format!(
+        "policies for `{}` compare both the direct peer's address and the original client's, and Envoy shows a filter \
+         only one of them",
+        service.name
+    );
+    Diagnostic::error("two-addresses", message)
+        .help("use `ipBlocks` and `source.ip` alone, or `remoteIpBlocks` and `remote.ip` alone, in the policies for it")
+        .help("behind mTLS a caller is better known by `principals` than by its address")
 }
 
 /// The callers of `service`, as one ALLOW policy. None when there is no caller.

@@ -14,6 +14,7 @@ pub mod kube;
 pub mod mesh;
 pub mod patch;
 pub mod pki;
+pub mod policy;
 pub mod wasm;
 pub mod yaml;
 

@@ -211,7 +211,7 @@ pub fn parse(source: &Arc<Source>, mistakes: &mut Vec<Diagnostic>) -> Vec<Docume
         Vec::new()
     });
     let mut documents = Vec::new();
-    for root in roots {
+    for root in roots.into_iter().flat_map(unfold) {
         match (header(source, &root, "apiVersion"), header(source, &root, "kind")) {
             (Ok(api_version), Ok(kind)) => {
                 documents.push(Document { source: Arc::clone(source), api_version, kind, root });
@@ -220,6 +220,26 @@ pub fn parse(source: &Arc<Source>, mistakes: &mut Vec<Diagnostic>) -> Vec<Docume
         }
     }
     documents
+}
+
+/// A List (`kubectl get -o yaml`) stands for its items.
+fn unfold(root: Node) -> Vec<Node> {
+    let is_list = root.get("kind").and_then(Node::as_str).is_some_and(|kind| kind.ends_with("List"));
+    match root.value {
+        Value::Mapping(mut entries) if is_list => {
+            match entries
+                .iter()
+                .position(|(key, value)| key.value == "items" && matches!(value.value, Value::Sequence(_)))
+            {
+                Some(at) => match entries.swap_remove(at).1.value {
+                    Value::Sequence(items) => items,
+                    _ => Vec::new(),
+                },
+                None => vec![Node { value: Value::Mapping(entries), span: root.span }],
+            }
+        }
+        value => vec![Node { value, span: root.span }],
+    }
 }
 
 /// The trees of a text, whatever they hold.

@@ -59,6 +59,9 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
         let mesh: Mesh = read::document(document, &mut mistakes)?;
         Some(resolve::resolve(document, mesh, &mut mistakes))
     });
+    // Without a usable Mesh the policies' own mistakes are told all the same.
+    let namespace = resolved.as_ref().map_or("default", |mesh| mesh.namespace.as_str());
+    let checked = crate::policy::load(&policies, namespace, &mut mistakes);
     mistakes.sort_by_key(|mistake| {
         // By file in the order given, then by place; what has none comes first.
         let file = |name: &str| sources.iter().position(|source| source.name == name);
@@ -69,6 +72,7 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
         Some(mut resolved) if !failed => {
             resolved.warnings.append(&mut mistakes);
             resolved.policy_documents = policies;
+            resolved.policies = checked;
             resolved.limit_documents = limits;
             Ok(resolved)
         }

@@ -44,8 +44,10 @@ pub struct Resolved {
     pub envoy_image: String,
     /// In the file's order.
     pub services: Vec<Service>,
-    /// AuthorizationPolicy and PeerAuthentication, for `crate::policy`.
+    /// AuthorizationPolicy and PeerAuthentication as they are written.
     pub policy_documents: Vec<Document>,
+    /// The same, checked.
+    pub policies: crate::policy::Policies,
     /// RateLimitPolicy, CircuitBreakerPolicy and DestinationRule, for `crate::limits`.
     pub limit_documents: Vec<Document>,
     /// What is no mistake, but a surprise.
@@ -173,6 +175,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         services: service::resolve(&mut check, &namespace, spec.services),
         namespace,
         policy_documents: Vec::new(),
+        policies: crate::policy::Policies::default(),
         limit_documents: Vec::new(),
         warnings: Vec::new(),
         document: document.clone(),

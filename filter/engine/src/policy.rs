@@ -241,7 +241,9 @@ pub fn principal_with_aliases(config: &PluginConfig, pattern: &Pattern) -> Vec<P
     };
     let Some((domain, rest)) = text.split_once('/') else { return vec![pattern.clone()] };
     let names = || [&config.trust_domain].into_iter().chain(&config.trust_domain_aliases);
-    if domain != "cluster.local" && !names().any(|name| name.as_str() == domain) {
+    // Istio does so for whole principals only (`td/ns/n/sa/a`); a prefix that is shorter means the one trust domain.
+    let whole = matches!(pattern, Pattern::Segments(_)) || text.split('/').count() == 5;
+    if !whole || domain != "cluster.local" && !names().any(|name| name.as_str() == domain) {
         return vec![pattern.clone()];
     }
     names()

@@ -1,0 +1,27 @@
+//! AuthorizationPolicy and PeerAuthentication: Istio's language as it is, checked more strictly than Istio does.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`model`] | the YAML, field for field |
+//! | [`check`] | YAML → checked policies; all mistakes at once |
+//! | [`condition`] | the keys of `when` |
+//! | [`authorization`], [`peer`] | checked policies |
+//! | [`select`] | which policies are for which workload |
+//! | [`compile`] | checked policies → the engine's, for one workload |
+//!
+//! Deliberately absent: deciding. That is the engine's, the same code as in the filter.
+
+pub mod authorization;
+pub mod check;
+pub mod compile;
+pub mod condition;
+pub mod model;
+pub mod peer;
+pub mod select;
+
+pub use authorization::AuthorizationPolicy;
+pub use check::{Policies, load};
+pub use compile::{Compiled, Names, PortMap, compile_for};
+pub use model::API_VERSIONS;
+pub use peer::{Mode, PeerAuthentication, peer_authentication_for};
+pub use select::Workload;
