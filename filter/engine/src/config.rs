@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::limits::config::LimitsConfig;
 pub use crate::path_guard::{GuardMode, PathGuard, PathParams};
 pub use crate::pattern::{Pattern, Text};
 pub use crate::spiffe::TrustDomain;
@@ -43,6 +44,8 @@ pub struct PluginConfig {
     pub policies: Vec<AuthorizationPolicy>,
     /// Sets of rules that other features (limits) ask about: matched by the same index as the policies.
     pub selectors: Vec<Selector>,
+    /// Rate limits, breakers, concurrency limits.
+    pub limits: LimitsConfig,
 }
 
 /// Where the filter stands.
@@ -333,6 +336,7 @@ impl PluginConfig {
             revoked: Revoked::NONE,
             policies: Vec::new(),
             selectors: Vec::new(),
+            limits: LimitsConfig::NONE,
         }
     }
 

@@ -19,6 +19,7 @@
 //! | [`shared_words`] | state that all workers share, behind a trait of compare-and-swap |
 //! | [`circuit_breaker`] | Closed, Open, HalfOpen in one word |
 //! | [`concurrency`] | requests in flight, in counters that heal |
+//! | [`limits`] | which buckets, breakers and counters a request touches, and what they say |
 //! | [`rate_limit`], [`rate_limit_table`] | a rate as one number; any number of them in a fixed table |
 #![forbid(unsafe_code)]
 
@@ -27,6 +28,7 @@ pub mod concurrency;
 pub mod config;
 pub mod decision;
 mod index;
+pub mod limits;
 #[cfg(any(test, feature = "oracle"))]
 pub mod oracle;
 pub mod path_guard;

@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{
     AcceptedPeers, Action, Attribute, AuthorizationPolicy, Clause, ConfigError, DefaultAction, DenyResponse,
-    HeaderMode, IdentityMode, Match, PathGuard, PluginConfig, Protocol, Revoked, Role, Rule, Selector,
-    TrustDomain,
+    HeaderMode, IdentityMode, LimitsConfig, Match, PathGuard, PluginConfig, Protocol, Revoked, Role, Rule,
+    Selector, TrustDomain,
 };
 use crate::pattern::{Pattern, Text};
 
 /// In front of every configuration.
 const MAGIC: &[u8] = b"meshward";
 /// Of the format behind the magic. Raise it with every change of a wire type.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// A text longer than this is damage: the longest is a SPIFFE ID (2048) or a path.
 const MAX_TEXT: usize = 16 * 1024;
 /// All texts together; beyond it the bytes were made to exhaust memory.
@@ -48,6 +48,7 @@ struct Wire<'a> {
     clauses: Vec<Vec<u32>>,
     policies: Vec<WirePolicy>,
     selectors: Vec<Vec<WireRule>>,
+    limits: LimitsConfig,
 }
 
 /// A text as what it shares with the one before and what differs.
@@ -140,6 +141,7 @@ pub fn encode(config: &PluginConfig) -> Result<Vec<u8>, ConfigError> {
         clauses: tables.clauses,
         policies,
         selectors,
+        limits: config.limits.clone(),
     };
     let head = [MAGIC, &[VERSION]].concat();
     postcard::to_extend(&wire, head).map_err(|_| ConfigError::Other("it is too large to be written"))
@@ -174,6 +176,7 @@ pub fn decode(bytes: &[u8]) -> Result<PluginConfig, ConfigError> {
             .iter()
             .map(|rules| Ok(Selector { rules: tables.rules(rules)? }))
             .collect::<Result<_, ConfigError>>()?,
+        limits: wire.limits,
         trust_domain: wire.trust_domain,
         trust_domain_aliases: wire.trust_domain_aliases,
         accepted_peers: wire.accepted_peers,

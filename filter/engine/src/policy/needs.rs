@@ -81,6 +81,7 @@ pub fn needs(config: &PluginConfig) -> Attributes {
             Attribute::Metadata(path) => needs.metadata.push(path.clone()),
         }
     }
+    crate::limits::Limits::needs(&config.limits, &mut needs);
     for names in [&mut needs.headers, &mut needs.claims, &mut needs.metadata] {
         names.sort();
         names.dedup();

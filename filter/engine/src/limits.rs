@@ -1,0 +1,399 @@
+//! The limits of one place, made ready: which buckets, breakers and counters a request touches, and what they say.
+//!
+//! Deliberately absent: the clock and the shared words (arguments), and the rules that say which request a limit is
+//! for: the index of [`crate::policy::Policy::selects`] answers them for all limits at once.
+
+use std::hash::Hasher;
+
+use crate::circuit_breaker;
+use crate::concurrency;
+use crate::config::ConfigError;
+use crate::policy::Attributes;
+use crate::rate_limit::{Nanoseconds, Rate, Wait};
+use crate::rate_limit_table::{self, Bucket, Level};
+use crate::request::Request;
+use crate::shared_words::{SharedWords, Unavailable};
+
+pub mod config;
+pub mod headers;
+
+use config::{Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, Override, RateLimit, Stage, Window};
+
+/// Seed of the hashes: random, the same in all workers, and never shown to a caller, who could otherwise look for keys
+/// that share a slot with somebody else's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Seed(pub [u64; 2]);
+
+impl core::fmt::Debug for Seed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Seed([redacted])")
+    }
+}
+
+/// The limits, ready to be asked.
+#[derive(Debug)]
+pub struct Limits {
+    config: LimitsConfig,
+    rates: Vec<Vec<Rate>>,
+    overrides: Vec<Vec<Vec<Rate>>>,
+    breakers: Vec<circuit_breaker::Settings>,
+}
+
+/// What is known of one request besides [`Request`].
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The request or connection.
+    pub request: &'a Request<'a>,
+    /// The cluster that Envoy has chosen, for [`KeyPart::Destination`].
+    pub destination: Option<&'a [u8]>,
+    /// Numbers of the selectors that match, in rising order, as [`crate::policy::Policy::selects`] gives them.
+    pub selected: &'a [u32],
+}
+
+/// What the rate limits said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RateVerdict {
+    /// The limit that refuses, by its position.
+    pub refused: Option<usize>,
+    /// Limits in shadow mode that would have refused.
+    pub shadow: Vec<usize>,
+    /// What was asked and what is left, for the headers: of the refusing limit alone if there is one.
+    pub asked: Vec<Asked>,
+}
+
+/// One window that was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Position of the limit.
+    pub limit: usize,
+    /// Position of the override whose windows counted, if one did.
+    pub by_override: Option<usize>,
+    /// Position of the window in the limit, or the override.
+    pub window: usize,
+    /// What is left.
+    pub level: Level,
+}
+
+impl Limits {
+    /// Checks the limits. `selectors` is how many there are.
+    pub fn compile(config: &LimitsConfig, selectors: usize) -> Result<Self, ConfigError> {
+        let mut limits = Self { config: config.clone(), rates: vec![], overrides: vec![], breakers: vec![] };
+        for limit in &config.rates {
+            let known = known(limit.selector, &limit.key, selectors);
+            let known = known && limit.overrides.iter().all(|one| is_below(one.selector, selectors));
+            check(known, "a rate limit selects by rules that are not there")?;
+            check(!limit.windows.is_empty() && limit.cost > 0, "a rate limit needs a window and a cost")?;
+            check((400..600).contains(&limit.answer.status), "a rate limit answers with an error")?;
+            limits.rates.push(rates(&limit.windows, limit.cost)?);
+            let same = |one: &Override| one.windows.is_empty() || one.windows.len() == limit.windows.len();
+            check(limit.overrides.iter().all(same), "an override has as many windows as its limit, or none")?;
+            let overrides = limit.overrides.iter().map(|one| rates(&one.windows, limit.cost));
+            limits.overrides.push(overrides.collect::<Result<_, _>>()?);
+        }
+        for limit in &config.concurrency {
+            let known = known(limit.selector, &limit.key, selectors);
+            check(
+                known && limit.limit > 0,
+                "a concurrency limit selects by rules that are not there, or is 0",
+            )?;
+        }
+        for breaker in &config.breakers {
+            let known = known(breaker.selector, &breaker.key, selectors);
+            check(known, "a breaker selects by rules that are not there")?;
+            let settings = settings(breaker);
+            settings.fault().map_or(Ok(()), |fault| Err(ConfigError::Other(fault)))?;
+            limits.breakers.push(settings);
+        }
+        Ok(limits)
+    }
+
+    /// Whether there is nothing to ask.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.config == LimitsConfig::NONE
+    }
+
+    /// What was compiled.
+    #[must_use]
+    pub fn config(&self) -> &LimitsConfig {
+        &self.config
+    }
+
+    /// Adds what the keys need to what the policies need. Sorts nothing.
+    pub(crate) fn needs(config: &LimitsConfig, needs: &mut Attributes) {
+        let parts = config.rates.iter().flat_map(|limit| &limit.key);
+        let parts = parts.chain(config.concurrency.iter().flat_map(|limit| &limit.key));
+        for part in parts.chain(config.breakers.iter().flat_map(|breaker| &breaker.key)) {
+            match part {
+                KeyPart::ClientAddress => needs.remote_ip = true,
+                KeyPart::Method => needs.method = true,
+                KeyPart::Header(name) => needs.headers.push(name.clone()),
+                KeyPart::Identity
+                | KeyPart::ServiceAccount
+                | KeyPart::Namespace
+                | KeyPart::Template(_)
+                | KeyPart::Destination => {}
+            }
+        }
+    }
+
+    /// Whether a key asks for the cluster that Envoy has chosen.
+    #[must_use]
+    pub fn needs_destination(&self) -> bool {
+        let keys = self.config.rates.iter().map(|limit| &limit.key);
+        let keys = keys.chain(self.config.concurrency.iter().map(|limit| &limit.key));
+        keys.chain(self.config.breakers.iter().map(|one| &one.key))
+            .flatten()
+            .any(|part| *part == KeyPart::Destination)
+    }
+
+    /// Whether there is a rate limit of that stage.
+    #[must_use]
+    pub fn has_stage(&self, stage: Stage) -> bool {
+        self.config.rates.iter().any(|limit| limit.stage == stage)
+    }
+
+    /// Asks the rate limits of a stage. A request that one of them refuses costs nothing with the others.
+    ///
+    /// # Errors
+    /// The shared words are out of reach: nothing was counted, and the request should be refused.
+    pub fn rate(
+        &self,
+        words: &dyn SharedWords,
+        seed: Seed,
+        now: Nanoseconds,
+        stage: Stage,
+        subject: &Subject<'_>,
+    ) -> Result<RateVerdict, Unavailable> {
+        let mut verdict = RateVerdict::default();
+        let mut taken: Vec<(Vec<Bucket>, Vec<Level>)> = Vec::new();
+        for (number, limit) in self.config.rates.iter().enumerate() {
+            if limit.stage != stage || !subject.is_selected(limit.selector) {
+                continue;
+            }
+            let by_override = limit.overrides.iter().position(|one| subject.is_selected(Some(one.selector)));
+            let rates = match by_override {
+                Some(at) => self.overrides.get(number).and_then(|overrides| overrides.get(at)),
+                None => self.rates.get(number),
+            };
+            let buckets = buckets(seed, limit, rates.map_or(&[][..], |rates| rates), subject);
+            let mut levels = Vec::with_capacity(buckets.len());
+            let admitted = rate_limit_table::take(words, now, &buckets, limit.cost, &mut levels)?;
+            let asked = levels.iter().enumerate();
+            let asked =
+                asked.map(|(window, level)| Asked { limit: number, by_override, window, level: *level });
+            if admitted {
+                verdict.asked.extend(asked);
+                taken.push((buckets, levels));
+            } else if limit.shadow {
+                verdict.shadow.push(number);
+            } else {
+                verdict.refused = Some(number);
+                verdict.asked = asked.collect();
+                for (buckets, levels) in &taken {
+                    rate_limit_table::give_back(words, buckets, levels)?;
+                }
+                return Ok(verdict);
+            }
+        }
+        Ok(verdict)
+    }
+
+    /// The concurrency limits that a request must enter, each with its counter.
+    pub fn concurrency<'a>(
+        &'a self,
+        seed: Seed,
+        subject: &'a Subject<'_>,
+    ) -> impl Iterator<Item = (usize, &'a ConcurrencyLimit, concurrency::Key)> {
+        self.config
+            .concurrency
+            .iter()
+            .enumerate()
+            .filter(|(_, limit)| subject.is_selected(limit.selector))
+            .map(move |(number, limit)| {
+                let hash = subject.hash(seed, &limit.name, b'c', 0, limit.key.iter());
+                (number, limit, concurrency::Key::new(hash))
+            })
+    }
+
+    /// The breaker of a request: the first that selects it.
+    #[must_use]
+    pub fn breaker(
+        &self,
+        seed: Seed,
+        subject: &Subject<'_>,
+    ) -> Option<(usize, &Breaker, &circuit_breaker::Settings, circuit_breaker::Key)> {
+        let mut breakers = self.config.breakers.iter().zip(&self.breakers).enumerate();
+        let (number, (breaker, settings)) =
+            breakers.find(|(_, (one, _))| subject.is_selected(one.selector))?;
+        let hash = subject.hash(seed, &breaker.name, b'b', 0, breaker.key.iter());
+        Some((number, breaker, settings, circuit_breaker::Key::new(hash)))
+    }
+
+    /// The window that was asked.
+    #[must_use]
+    pub fn window(&self, asked: &Asked) -> Option<&Window> {
+        let limit = self.config.rates.get(asked.limit)?;
+        let windows = match asked.by_override {
+            Some(at) => &limit.overrides.get(at)?.windows,
+            None => &limit.windows,
+        };
+        windows.get(asked.window)
+    }
+}
+
+impl Subject<'_> {
+    fn is_selected(&self, selector: Option<u32>) -> bool {
+        selector.is_none_or(|number| self.selected.binary_search(&number).is_ok())
+    }
+
+    /// A hash of a limit's name and the values of some key parts.
+    fn hash<'a>(
+        &self,
+        seed: Seed,
+        name: &str,
+        kind: u8,
+        window: usize,
+        parts: impl Iterator<Item = &'a KeyPart>,
+    ) -> u64 {
+        let mut hasher = keyed(seed);
+        write_text(&mut hasher, name.as_bytes());
+        hasher.write_u8(kind);
+        hasher.write_u32(window as u32);
+        for part in parts {
+            self.write_part(&mut hasher, part);
+        }
+        hasher.finish()
+    }
+
+    fn write_part(&self, hasher: &mut impl Hasher, part: &KeyPart) {
+        let identity = self.request.identity();
+        match part {
+            KeyPart::Identity => write_option(hasher, identity.map(|id| id.as_str().as_bytes())),
+            KeyPart::ServiceAccount => {
+                write_option(hasher, identity.and_then(|id| id.namespace()).map(str::as_bytes));
+                write_option(hasher, identity.and_then(|id| id.service_account()).map(str::as_bytes));
+            }
+            KeyPart::Namespace => {
+                write_option(hasher, identity.and_then(|id| id.namespace()).map(str::as_bytes))
+            }
+            KeyPart::ClientAddress => match self.request.remote_ip {
+                Some(core::net::IpAddr::V4(ip)) => write_option(hasher, Some(&ip.octets())),
+                // A site has a /64 at least: its addresses are one client, or a flood would have a bucket for each.
+                Some(core::net::IpAddr::V6(ip)) => write_option(hasher, ip.octets().get(..8)),
+                None => write_option(hasher, None),
+            },
+            KeyPart::Method => write_option(hasher, self.request.method),
+            KeyPart::Template(selectors) => {
+                let first = selectors.iter().position(|selector| self.is_selected(Some(*selector)));
+                hasher.write_u32(first.map_or(u32::MAX, |at| at as u32));
+            }
+            KeyPart::Header(name) => {
+                for field in self.request.headers.iter().filter(|field| *field.name == **name) {
+                    write_option(hasher, Some(field.value));
+                }
+                write_option(hasher, None);
+            }
+            KeyPart::Destination => write_option(hasher, self.destination),
+        }
+    }
+}
+
+fn buckets(seed: Seed, limit: &RateLimit, rates: &[Rate], subject: &Subject<'_>) -> Vec<Bucket> {
+    let mut buckets: Vec<Bucket> = Vec::with_capacity(rates.len());
+    for (window, rate) in rates.iter().enumerate() {
+        let key = subject.hash(seed, &limit.name, b'k', window, limit.key.iter());
+        let owner = limit.key.iter().filter(|part| part.is_owner());
+        let owner = subject.hash(seed, &limit.name, b'o', window, owner);
+        let key = rate_limit_table::Key::new(key, owner);
+        let key = buckets.first().map_or(key, |first| key.in_slot_of(first.key));
+        buckets.push(Bucket { key, rate: *rate });
+    }
+    buckets
+}
+
+/// SipHash-2-4: with a seed that nobody knows, nobody can look for collisions.
+#[expect(
+    deprecated,
+    reason = "the hash that std names today has no seed of ours; this one is stable, and its code small"
+)]
+fn keyed(seed: Seed) -> impl Hasher {
+    let Seed([first, second]) = seed;
+    std::hash::SipHasher::new_with_keys(first, second)
+}
+
+fn write_text(hasher: &mut impl Hasher, text: &[u8]) {
+    hasher.write_u32(text.len() as u32);
+    hasher.write(text);
+}
+
+fn write_option(hasher: &mut impl Hasher, text: Option<&[u8]>) {
+    hasher.write_u8(u8::from(text.is_some()));
+    write_text(hasher, text.unwrap_or_default());
+}
+
+fn check(holds: bool, problem: &'static str) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Other(problem)) }
+}
+
+fn is_below(selector: u32, selectors: usize) -> bool {
+    usize::try_from(selector).is_ok_and(|selector| selector < selectors)
+}
+
+fn known(selector: Option<u32>, key: &[KeyPart], selectors: usize) -> bool {
+    let of_part = |part: &KeyPart| match part {
+        KeyPart::Template(templates) => templates.iter().all(|one| is_below(*one, selectors)),
+        _ => true,
+    };
+    selector.is_none_or(|selector| is_below(selector, selectors)) && key.iter().all(of_part)
+}
+
+fn rates(windows: &[Window], cost: u32) -> Result<Vec<Rate>, ConfigError> {
+    let rate = |window: &Window| {
+        check(cost <= window.burst, "a request costs more than the burst: it would never pass")?;
+        Rate::new(window.requests, window.period, window.burst)
+            .map_err(|_| ConfigError::Other("a window of a rate limit is out of range"))
+    };
+    windows.iter().map(rate).collect()
+}
+
+fn settings(breaker: &Breaker) -> circuit_breaker::Settings {
+    let settings = &breaker.settings;
+    circuit_breaker::Settings {
+        consecutive_failures: settings.consecutive_failures,
+        failure_permille: settings.failure_permille,
+        slow_permille: settings.slow_permille,
+        window: settings.window,
+        min_requests: settings.min_requests,
+        backoff: settings.backoff,
+        max_backoff: settings.max_backoff,
+        jitter_permille: settings.jitter_permille,
+        probes: settings.probes,
+        probe_timeout: settings.probe_timeout,
+    }
+}
+
+/// How an answer counts for a breaker.
+#[must_use]
+pub fn outcome(failures: &config::Failures, status: u16, grpc: Option<u32>) -> circuit_breaker::Outcome {
+    use circuit_breaker::Outcome;
+    /// RESOURCE_EXHAUSTED of gRPC's status codes.
+    const EXHAUSTED: u32 = 8;
+    let failed = failures.statuses.iter().any(|(first, last)| (*first..=*last).contains(&status));
+    match grpc {
+        Some(EXHAUSTED) => Outcome::Throttled,
+        Some(code) if code < 32 && failures.grpc & (1 << code) != 0 => Outcome::Failure,
+        _ if failed => Outcome::Failure,
+        _ if status == 429 => Outcome::Throttled,
+        _ => Outcome::Success,
+    }
+}
+
+/// The longest of some waits.
+#[must_use]
+pub fn longest_wait(asked: &[Asked]) -> Wait {
+    asked.iter().map(|asked| asked.level.wait).max().unwrap_or(Wait::new(0))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! Limits as they are on the wire: part of [`crate::config::PluginConfig`].
+//!
+//! Which requests a limit is for is a *selector*: a position in [`crate::config::PluginConfig::selectors`], whose
+//! rules are those of an AuthorizationPolicy. All times are nanoseconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::DenyResponse;
+use crate::pattern::Text;
+
+/// All limits of one place.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsConfig {
+    /// Rate limits, each asked on its own; a request is refused if one refuses.
+    pub rates: Vec<RateLimit>,
+    /// Requests in flight.
+    pub concurrency: Vec<ConcurrencyLimit>,
+    /// Circuit breakers; the first that selects a request is its breaker.
+    pub breakers: Vec<Breaker>,
+}
+
+impl LimitsConfig {
+    /// No limits.
+    pub const NONE: Self = Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new() };
+}
+
+/// One limit of a RateLimitPolicy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// `namespace/policy/limit`: what the state is kept under. A policy that is loaded again under this name finds it.
+    pub name: Text,
+    /// Which requests; `None`: all.
+    pub selector: Option<u32>,
+    /// When it is asked.
+    pub stage: Stage,
+    /// What makes a bucket of its own. Empty: one for all.
+    pub key: Vec<KeyPart>,
+    /// Every one must have room. At least one.
+    pub windows: Vec<Window>,
+    /// Other windows for some callers; the first that matches.
+    pub overrides: Vec<Override>,
+    /// Tokens of one request, at least 1.
+    pub cost: u32,
+    /// Counted and reported, never refused.
+    pub shadow: bool,
+    /// The answer when it refuses.
+    pub answer: RateAnswer,
+}
+
+/// When a limit is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Before authorization: denied requests cost too. Against floods.
+    BeforeAuthorization,
+    /// After it: a denied request costs its caller nothing.
+    AfterAuthorization,
+}
+
+/// A rate with a burst.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// What callers are shown in `RateLimit-Policy`: printable ASCII without `"` and `\`.
+    pub name: Text,
+    /// Requests in a period.
+    pub requests: u32,
+    /// In nanoseconds.
+    pub period: u64,
+    /// At most so many at once.
+    pub burst: u32,
+}
+
+/// Other windows for some callers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// For which requests.
+    pub selector: u32,
+    /// As many as the limit has, or none: unlimited.
+    pub windows: Vec<Window>,
+}
+
+/// What tells buckets (or breakers, or counters) apart. What is absent is a value of its own, shared by all who lack it:
+/// leaving a header out is no way around a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyPart {
+    /// The caller's SPIFFE ID.
+    Identity,
+    /// Its namespace and service account.
+    ServiceAccount,
+    /// Its namespace.
+    Namespace,
+    /// Address of the original client.
+    ClientAddress,
+    /// Method of the request.
+    Method,
+    /// Which of these selectors is the first that matches: path templates.
+    Template(Vec<u32>),
+    /// A header, its name in lower case. A repeated header is all its values.
+    Header(Text),
+    /// The cluster that Envoy has chosen.
+    Destination,
+}
+
+impl KeyPart {
+    /// Whether the value is the caller itself, rather than something that the caller writes.
+    #[must_use]
+    pub fn is_owner(&self) -> bool {
+        matches!(self, Self::Identity | Self::ServiceAccount | Self::Namespace | Self::ClientAddress)
+    }
+}
+
+/// What a refused caller gets, and which headers an admitted one gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateAnswer {
+    /// 400 to 599, usually 429.
+    pub status: u16,
+    /// `x-ratelimit-*` and `RateLimit`: on which answers.
+    pub headers: HeaderMode,
+    /// Body of RFC 9457, problem type `quota-exceeded`.
+    pub problem: bool,
+}
+
+/// On which answers the limit is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum HeaderMode {
+    /// On none (`retry-after` is there all the same).
+    Never,
+    /// On refusals.
+    Refused,
+    /// On all.
+    Always,
+}
+
+/// Most requests in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConcurrencyLimit {
+    /// `namespace/policy/limit`.
+    pub name: Text,
+    /// Which requests; `None`: all.
+    pub selector: Option<u32>,
+    /// What makes a counter of its own. Empty: one for all.
+    pub key: Vec<KeyPart>,
+    /// At least 1.
+    pub limit: u32,
+    /// Counted and reported, never refused.
+    pub shadow: bool,
+}
+
+/// One circuit breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Breaker {
+    /// `namespace/policy/breaker`.
+    pub name: Text,
+    /// Which requests; `None`: all.
+    pub selector: Option<u32>,
+    /// What makes a breaker of its own. Empty: one for all.
+    pub key: Vec<KeyPart>,
+    /// When it opens, and for how long.
+    pub settings: BreakerSettings,
+    /// What is a failure.
+    pub failures: Failures,
+    /// An answer whose headers come later than this is slow; 0: none is.
+    pub slow_call: u64,
+    /// The callee's own `retry-after` on an answer that opens it makes it stay open for at least so long.
+    pub honour_retry_after: bool,
+    /// Answer while it is open, in place of a bare 503.
+    pub fallback: Option<DenyResponse>,
+    /// Counted and reported, never refused.
+    pub shadow: bool,
+}
+
+/// See [`crate::circuit_breaker::Settings`], whose fields these are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerSettings {
+    /// Opens after so many failures in a row; 0: never for that reason.
+    pub consecutive_failures: u32,
+    /// Opens at so many failures of 1000; 0: never for that reason.
+    pub failure_permille: u16,
+    /// Opens at so many slow answers of 1000; 0: never for that reason.
+    pub slow_permille: u16,
+    /// Length of the window of the ratios.
+    pub window: u64,
+    /// Requests in the window before a ratio counts.
+    pub min_requests: u32,
+    /// First time open.
+    pub backoff: u64,
+    /// Longest time open.
+    pub max_backoff: u64,
+    /// Added at random, in thousandths of the time open.
+    pub jitter_permille: u16,
+    /// Probes in HalfOpen.
+    pub probes: u8,
+    /// A probe without an outcome is given up after it.
+    pub probe_timeout: u64,
+}
+
+/// What is a failure. A stream that ends without an answer (reset, timeout, no connection) always is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failures {
+    /// HTTP statuses, ranges with both ends.
+    pub statuses: Vec<(u16, u16)>,
+    /// gRPC statuses 0 to 31, a bit each.
+    pub grpc: u32,
+}
+
+/// One sidecar's share of a number of tokens, of so many sidecars: rounded down, at least 1. No sidecars are one.
+#[must_use]
+pub fn share(tokens: u32, replicas: u32) -> u32 {
+    tokens.checked_div(replicas).unwrap_or(tokens).max(1)
+}

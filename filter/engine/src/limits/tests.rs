@@ -1,0 +1,211 @@
+//! Limits of whole requests: keys, overrides, shadow mode, and what callers are told.
+
+use super::config::*;
+use super::*;
+use crate::request::{Field, Peer};
+use crate::shared_words::Memory;
+use crate::spiffe::SpiffeIdRef;
+
+const SECOND: u64 = 1_000_000_000;
+const SEED: Seed = Seed([1, 2]);
+
+fn window(requests: u32, seconds: u64, burst: u32) -> Window {
+    Window { name: "w".into(), requests, period: seconds * SECOND, burst }
+}
+
+fn limit(key: Vec<KeyPart>, windows: Vec<Window>) -> RateLimit {
+    RateLimit {
+        name: "shop/limits/0".into(),
+        selector: None,
+        stage: Stage::AfterAuthorization,
+        key,
+        windows,
+        overrides: vec![],
+        cost: 1,
+        shadow: false,
+        answer: RateAnswer { status: 429, headers: HeaderMode::Always, problem: true },
+    }
+}
+
+fn limits(rates: Vec<RateLimit>) -> Limits {
+    Limits::compile(&LimitsConfig { rates, ..LimitsConfig::NONE }, 4).unwrap()
+}
+
+fn caller(id: &'static str) -> Request<'static> {
+    Request { peer: Peer::Verified(SpiffeIdRef::parse(id.as_bytes()).unwrap()), ..Request::EMPTY }
+}
+
+/// Asks once, and says whether it was admitted.
+fn ask(limits: &Limits, words: &Memory, now: u64, request: &Request<'_>, selected: &[u32]) -> RateVerdict {
+    let subject = Subject { request, destination: None, selected };
+    limits.rate(words, SEED, now, Stage::AfterAuthorization, &subject).unwrap()
+}
+
+fn admitted(limits: &Limits, words: &Memory, request: &Request<'_>) -> usize {
+    (0..20).filter(|_| ask(limits, words, SECOND, request, &[]).refused.is_none()).count()
+}
+
+#[test]
+fn each_identity_has_its_own_bucket_and_those_without_share_one() {
+    let (limits, words) =
+        (limits(vec![limit(vec![KeyPart::Identity], vec![window(1, 60, 5)])]), Memory::default());
+    assert_eq!(admitted(&limits, &words, &caller("spiffe://td/ns/a/sa/b")), 5);
+    assert_eq!(admitted(&limits, &words, &caller("spiffe://td/ns/a/sa/c")), 5);
+    assert_eq!(admitted(&limits, &words, &Request::EMPTY), 5);
+    assert_eq!(admitted(&limits, &words, &Request { peer: Peer::Invalid, ..Request::EMPTY }), 0);
+}
+
+#[test]
+fn keys_combine_and_values_cannot_be_shifted_from_one_part_to_the_next() {
+    let key = vec![KeyPart::Header("a".into()), KeyPart::Header("b".into())];
+    let (limits, words) = (limits(vec![limit(key, vec![window(1, 60, 1)])]), Memory::default());
+    let ask =
+        |fields: &[Field<'_>]| admitted(&limits, &words, &Request { headers: fields, ..Request::EMPTY });
+    let field = |name: &'static str, value: &'static [u8]| Field { name, value };
+    assert_eq!(ask(&[field("a", b"xy"), field("b", b"z")]), 1);
+    assert_eq!(ask(&[field("a", b"x"), field("b", b"yz")]), 1);
+    assert_eq!(ask(&[field("a", b"xy")]), 1);
+    assert_eq!(ask(&[field("a", b"x"), field("a", b"y")]), 1, "a repeated header is all its values");
+    assert_eq!(ask(&[field("b", b"z"), field("a", b"xy")]), 0, "the order among headers does not matter");
+    assert_eq!(ask(&[]), 1);
+}
+
+#[test]
+fn an_ipv6_client_is_its_network() {
+    let (limits, words) =
+        (limits(vec![limit(vec![KeyPart::ClientAddress], vec![window(1, 60, 1)])]), Memory::default());
+    let from =
+        |ip: &str| admitted(&limits, &words, &Request { remote_ip: ip.parse().ok(), ..Request::EMPTY });
+    assert_eq!((from("2001:db8:1:2::1"), from("2001:db8:1:2:ffff::9"), from("2001:db8:1:3::1")), (1, 0, 1));
+    assert_eq!((from("10.0.0.1"), from("10.0.0.2")), (1, 1));
+}
+
+#[test]
+fn an_override_replaces_the_windows_or_lifts_them() {
+    let one = RateLimit {
+        overrides: vec![
+            Override { selector: 1, windows: vec![window(1, 60, 7)] },
+            Override { selector: 2, windows: vec![] },
+        ],
+        ..limit(vec![KeyPart::Identity], vec![window(1, 60, 2)])
+    };
+    let (limits, request) = (limits(vec![one]), caller("spiffe://td/ns/a/sa/b"));
+    for (selected, expected) in [(&[][..], 2), (&[1][..], 7), (&[2][..], 20), (&[1, 2][..], 7)] {
+        let words = Memory::default();
+        let admitted =
+            (0..20).filter(|_| ask(&limits, &words, SECOND, &request, selected).refused.is_none()).count();
+        assert_eq!(admitted, expected, "{selected:?}");
+    }
+}
+
+#[test]
+fn what_one_limit_refuses_costs_nothing_with_the_others() {
+    let mut second = limit(vec![], vec![window(1, 60, 1)]);
+    second.name = "shop/limits/1".into();
+    let limits = limits(vec![limit(vec![], vec![window(1, 60, 3)]), second]);
+    let words = Memory::default();
+    let request = Request::EMPTY;
+    assert_eq!(ask(&limits, &words, SECOND, &request, &[]).refused, None);
+    for _ in 0..10 {
+        assert_eq!(ask(&limits, &words, SECOND, &request, &[]).refused, Some(1));
+    }
+    // A minute later the second has one token again; the first must still have the two that were never used.
+    let verdict = ask(&limits, &words, 61 * SECOND, &request, &[]);
+    assert_eq!(verdict.asked.iter().map(|asked| asked.level.remaining).collect::<Vec<_>>(), [2, 0]);
+}
+
+#[test]
+fn shadow_limits_count_and_never_refuse() {
+    let one = RateLimit { shadow: true, ..limit(vec![], vec![window(1, 60, 1)]) };
+    let (limits, words) = (limits(vec![one]), Memory::default());
+    let verdicts: Vec<_> = (0..3).map(|_| ask(&limits, &words, SECOND, &Request::EMPTY, &[])).collect();
+    assert!(verdicts.iter().all(|verdict| verdict.refused.is_none()));
+    assert_eq!(verdicts.iter().map(|verdict| verdict.shadow.len()).collect::<Vec<_>>(), [0, 1, 1]);
+}
+
+#[test]
+fn a_refusal_says_when_to_come_back_and_then_it_passes() {
+    let minute = Window { name: "minute".into(), ..window(6, 60, 6) };
+    let second = Window { name: "second".into(), ..window(1, 1, 6) };
+    let (limits, words) = (limits(vec![limit(vec![], vec![second, minute])]), Memory::default());
+    let mut refusals = 0;
+    for tenth in 10..300 {
+        let now = tenth * SECOND / 10;
+        let verdict = ask(&limits, &words, now, &Request::EMPTY, &[]);
+        let headers = limits.headers(&verdict);
+        let get = |name: &str| headers.iter().find(|(one, _)| *one == name).map(|(_, value)| value.as_str());
+        assert!(get("ratelimit-policy").unwrap().contains("\"minute\";q=6;w=60"), "{headers:?}");
+        if verdict.refused.is_none() {
+            assert_eq!(get("retry-after"), None);
+            continue;
+        }
+        refusals += 1;
+        let seconds: u64 = get("retry-after").unwrap().parse().unwrap();
+        assert!(seconds >= 1);
+        assert_eq!(get("x-envoy-ratelimited"), Some("true"));
+        assert_eq!(get("x-ratelimit-remaining"), Some("0"), "{headers:?}");
+        assert!(
+            limits.problem(&verdict).unwrap().ends_with("\"minute\"]}"),
+            "the minute is always among them"
+        );
+        let later = Memory::default();
+        clone_into(&words, &later);
+        assert_eq!(
+            ask(&limits, &later, now + seconds * SECOND, &Request::EMPTY, &[]).refused,
+            None,
+            "{headers:?}"
+        );
+        let sooner = Memory::default();
+        clone_into(&words, &sooner);
+        if seconds > 1 {
+            let early = ask(&limits, &sooner, now + (seconds - 1) * SECOND, &Request::EMPTY, &[]);
+            assert_eq!(early.refused, Some(0), "it need not wait so long: {headers:?}");
+        }
+    }
+    assert!(refusals > 100);
+}
+
+fn clone_into(from: &Memory, to: &Memory) {
+    use crate::shared_words::{Region, SharedWords, Slot};
+    for slot in Slot::all(Region::RateLimit) {
+        if let Some((word, 1..)) = from.load(slot) {
+            to.replace(slot, 0, &word).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_configuration_that_makes_no_sense_is_refused() {
+    let refused =
+        |rates: Vec<RateLimit>| Limits::compile(&LimitsConfig { rates, ..LimitsConfig::NONE }, 1).is_err();
+    assert!(!refused(vec![limit(vec![], vec![window(1, 1, 1)])]));
+    assert!(refused(vec![limit(vec![], vec![])]));
+    assert!(refused(vec![limit(vec![], vec![window(0, 1, 1)])]));
+    assert!(refused(vec![RateLimit { cost: 2, ..limit(vec![], vec![window(1, 1, 1)]) }]));
+    assert!(refused(vec![RateLimit { selector: Some(1), ..limit(vec![], vec![window(1, 1, 1)]) }]));
+    assert!(refused(vec![limit(vec![KeyPart::Template(vec![1])], vec![window(1, 1, 1)])]));
+    let override_with_more = Override { selector: 0, windows: vec![window(1, 1, 1), window(1, 1, 1)] };
+    assert!(refused(vec![RateLimit {
+        overrides: vec![override_with_more],
+        ..limit(vec![], vec![window(1, 1, 1)])
+    }]));
+}
+
+#[test]
+fn outcomes_of_answers() {
+    use crate::circuit_breaker::Outcome;
+    let failures = Failures { statuses: vec![(500, 599)], grpc: 1 << 13 | 1 << 14 };
+    for (status, grpc, expected) in [
+        (200, None, Outcome::Success),
+        (503, None, Outcome::Failure),
+        (404, None, Outcome::Success),
+        (429, None, Outcome::Throttled),
+        (200, Some(0), Outcome::Success),
+        (200, Some(14), Outcome::Failure),
+        (200, Some(8), Outcome::Throttled),
+        (200, Some(5), Outcome::Success),
+        (200, Some(4000), Outcome::Success),
+    ] {
+        assert_eq!(outcome(&failures, status, grpc), expected, "{status} {grpc:?}");
+    }
+}
