@@ -11,3 +11,6 @@ mod support;
 #[cfg(test)]
 #[path = "certs/transcripts.rs"]
 mod transcripts;
+#[cfg(test)]
+#[path = "certs/vectors.rs"]
+mod vectors;
