@@ -3,6 +3,9 @@
 //! The modules are under `cfg(test)`, which is true here anyway, so that clippy sees their helpers as tests.
 
 #[cfg(test)]
+#[path = "certs/cluster.rs"]
+mod cluster;
+#[cfg(test)]
 #[path = "certs/crash.rs"]
 mod crash;
 #[cfg(test)]

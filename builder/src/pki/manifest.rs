@@ -55,6 +55,6 @@ fn secret<'a>(
         secret_type: "Opaque",
         data: files.map(|(file, content)| (file, BASE64_STANDARD.encode(content))).collect(),
     };
-    let text = serde_saphyr::to_string(&secret).map_err(|cause| Error::Build(cause.to_string()))?;
+    let text = crate::yaml::to_string(&secret).map_err(Error::Build)?;
     Ok(format!("---\n{text}"))
 }

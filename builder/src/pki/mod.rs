@@ -8,6 +8,7 @@
 
 pub mod authority;
 pub mod ca;
+pub mod cluster;
 pub mod error;
 pub(crate) mod fault;
 pub mod federation;
@@ -16,10 +17,12 @@ pub mod key;
 pub mod ledger;
 pub mod manifest;
 pub mod pem;
+pub mod provider;
 pub mod renewal;
 pub mod revoke;
 pub mod rotate;
 pub mod sds;
+pub mod secrets;
 pub mod store;
 pub mod svid;
 pub mod verify;

@@ -219,6 +219,7 @@ pub fn reconcile(
     // All is looked at before anything is changed, so that one damaged set stops the run while all is as it was.
     let mut plan = Vec::new();
     for (set, request) in wanted {
+        store.assign(set, Managed::new(request).namespace.as_deref());
         let current = store.read(set)?;
         let need = if force && current.is_some() {
             Need::Leaf(Reason::Forced)

@@ -11,9 +11,9 @@ use super::authority::CRL;
 use super::error::{Error, Result};
 use super::store::{LEAF_BUNDLE, LEAF_CERTIFICATE, LEAF_KEY};
 
-/// The names of the resources, and of the files without `.yaml`.
-pub const CERTIFICATE: &str = "sds-certificate";
-pub const TRUST: &str = "sds-trust";
+/// The names of the resources, as in `render`'s listeners.
+pub const CERTIFICATE: &str = "certificate";
+pub const TRUST: &str = "trust";
 
 /// The resource of the leaf and its key in `folder`.
 pub fn certificate(folder: &Path) -> Value {
@@ -45,7 +45,7 @@ pub fn trust(folder: &Path, crl: bool) -> Value {
 
 /// As YAML, for a file of its own.
 pub fn yaml(resource: &Value) -> Result<String> {
-    serde_saphyr::to_string(resource).map_err(|cause| Error::Build(cause.to_string()))
+    crate::yaml::to_string(resource).map_err(Error::Build)
 }
 
 fn file(folder: &Path, name: &str) -> Value {

@@ -30,8 +30,36 @@ pub trait Store {
     fn write(&mut self, name: &str, files: &Files) -> Result<()>;
     /// The names of all sets, sorted.
     fn list(&self) -> Result<Vec<String>>;
-    /// A set as a message names it.
-    fn place(&self, name: &str) -> String;
+    /// Tells in which namespace a set belongs, before it is first read.
+    fn assign(&mut self, _name: &str, _namespace: Option<&str>) {}
+    /// Where a set is: a path, a Secret.
+    fn location(&self, name: &str) -> String;
+    /// The same for a message.
+    fn place(&self, name: &str) -> String {
+        format!("`{}`", self.location(name))
+    }
+}
+
+impl<S: Store + ?Sized> Store for Box<S> {
+    fn read(&self, name: &str) -> Result<Option<Files>> {
+        (**self).read(name)
+    }
+
+    fn write(&mut self, name: &str, files: &Files) -> Result<()> {
+        (**self).write(name, files)
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        (**self).list()
+    }
+
+    fn assign(&mut self, name: &str, namespace: Option<&str>) {
+        (**self).assign(name, namespace);
+    }
+
+    fn location(&self, name: &str) -> String {
+        (**self).location(name)
+    }
 }
 
 /// Sets as folders in one folder, `certs/` by default.
@@ -95,8 +123,8 @@ impl Store for FolderStore {
         Ok(names)
     }
 
-    fn place(&self, name: &str) -> String {
-        format!("`{}`", self.folder(name).display())
+    fn location(&self, name: &str) -> String {
+        self.folder(name).display().to_string()
     }
 }
 
@@ -118,7 +146,7 @@ impl Store for MemoryStore {
         Ok(self.0.keys().cloned().collect())
     }
 
-    fn place(&self, name: &str) -> String {
-        format!("`{name}`")
+    fn location(&self, name: &str) -> String {
+        name.to_owned()
     }
 }

@@ -20,7 +20,7 @@ fn aged(hours: i64) -> tempfile::TempDir {
 }
 
 /// Issues everything anew as of some hours ago. The CA is as old.
-fn age(folder: &Path, hours: i64) {
+pub fn age(folder: &Path, hours: i64) {
     let past = OffsetDateTime::now_utc() - Duration::hours(hours);
     let mut store = FolderStore::open(&folder.join("certs")).unwrap();
     let trust_domain = rotate::authority(&store).unwrap().trust_domain().unwrap();

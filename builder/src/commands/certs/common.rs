@@ -9,23 +9,55 @@ use crate::diagnostic::{Diagnostic, Failure};
 use crate::pki::Error;
 use crate::pki::authority::KeyPlace;
 use crate::pki::key::Passphrase;
-use crate::pki::store::FolderStore;
+use crate::pki::secrets::{Kubectl, SecretStore};
+use crate::pki::store::{FolderStore, Store};
 
-/// The folder of certificates.
+/// Where certificates are.
 #[derive(Debug, clap::Args)]
 pub struct Dir {
     /// The folder of certificates
     #[arg(short = 'd', long, value_name = "DIR", env = "MESHWARD_CERTS", default_value = "certs")]
     pub dir: PathBuf,
+    /// Work on the Secrets of this namespace, by kubectl, instead of a folder
+    #[arg(long, value_name = "NAMESPACE")]
+    pub secrets_in: Option<String>,
+    /// With --secrets-in: the kubeconfig context
+    #[arg(long, value_name = "NAME", requires = "secrets_in")]
+    pub context: Option<String>,
+    /// With --secrets-in: the kubectl to use
+    #[arg(long, value_name = "FILE", default_value = "kubectl", env = "MESHWARD_KUBECTL")]
+    pub kubectl: PathBuf,
 }
 
 impl Dir {
-    pub fn open(&self) -> Result<FolderStore, Failure> {
-        Ok(FolderStore::open(&self.dir)?)
+    /// For writing.
+    pub fn open(&self) -> Result<Box<dyn Store>, Failure> {
+        Ok(match self.secrets()? {
+            Some(store) => Box::new(store),
+            None => Box::new(FolderStore::open(&self.dir)?),
+        })
     }
 
-    pub fn peek(&self) -> FolderStore {
-        FolderStore::peek(&self.dir)
+    /// For reading only, beside a writer.
+    pub fn peek(&self) -> Result<Box<dyn Store>, Failure> {
+        Ok(match self.secrets()? {
+            Some(store) => Box::new(store),
+            None => Box::new(FolderStore::peek(&self.dir)),
+        })
+    }
+
+    fn secrets(&self) -> Result<Option<SecretStore>, Failure> {
+        let Some(namespace) = &self.secrets_in else { return Ok(None) };
+        let kubectl = Kubectl { program: self.kubectl.clone(), context: self.context.clone() };
+        Ok(Some(SecretStore::open(kubectl, namespace)?))
+    }
+
+    /// The whole, for a message.
+    pub fn name(&self) -> String {
+        match &self.secrets_in {
+            Some(namespace) => format!("the namespace `{namespace}`"),
+            None => format!("`{}`", self.dir.display()),
+        }
     }
 }
 

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use super::common::{self, Dir};
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
+use crate::mesh::MeshFiles;
+use crate::pki::cluster::{self, Renewal};
 use crate::pki::ledger::Ledger;
-use crate::pki::store::{self, FolderStore, LEAF_SUFFIX, Store as _};
+use crate::pki::store::{self, LEAF_SUFFIX, Store};
 use crate::pki::{Authority, authority, federation, folder, ledger, manifest, rotate, sds};
 
 /// Prints Secrets, Envoy SDS files or SPIFFE trust bundles of what is in the folder.
@@ -15,6 +17,7 @@ use crate::pki::{Authority, authority, federation, folder, ledger, manifest, rot
     after_help = "Examples:\n  meshward certs export -o kubernetes | kubectl apply --server-side -f -\n  \
     meshward certs export -o sds --output-dir envoy/            # envoy/<service>/sds-{certificate,trust}.yaml\n  \
     meshward certs export -o spiffe-bundle > bundle.json        # for another trust domain\n  \
+    meshward certs export -o cron-job --image registry.example/meshward:0.1 | kubectl apply -f -\n  \
     meshward certs export -o trust-bundles --federate partner.example=partner.json > trust-bundles.json\n\
     Plain `kubectl apply` keeps a copy of each Secret in an annotation; `--server-side` does not."
 )]
@@ -35,9 +38,17 @@ pub struct Args {
     /// With sds: write `<service>/sds-*.yaml` into this folder
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// With sds: where the sidecar sees the files [default: the folder's own place]
+    /// With sds: where the sidecar sees the files [default: where they are]
     #[arg(long, value_name = "DIR")]
     mounted_at: Option<PathBuf>,
+    #[command(flatten)]
+    mesh: MeshFiles,
+    /// With cron-job: an image that has `meshward` and `kubectl`
+    #[arg(long, value_name = "IMAGE", required_if_eq("output", "cron-job"))]
+    image: Option<String>,
+    /// With cron-job: when to look; at least six times in the lifetime of a certificate
+    #[arg(long, value_name = "CRON", default_value = "*/30 * * * *")]
+    schedule: String,
     /// With trust-bundles: the bundle file (SPIFFE format or PEM) of another trust domain; may be repeated
     #[arg(long, value_name = "TRUST-DOMAIN=FILE")]
     federate: Vec<String>,
@@ -51,16 +62,23 @@ enum Format {
     Sds,
     /// This trust domain's bundle, a JWK set
     SpiffeBundle,
+    /// CronJob, service account and Roles that renew the Secrets of mesh.yaml's services inside the cluster
+    CronJob,
     /// A map of trust domains to bundles, for Envoy's SPIFFE validator (`trust_bundles`)
     TrustBundles,
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let store = args.dir.peek();
+    if args.output == Format::CronJob {
+        return cron_job(args, console);
+    }
+    let store = args.dir.peek()?;
     let authority = rotate::authority(&store)?;
     match args.output {
         Format::Kubernetes => kubernetes(args, &store, console)?,
         Format::Sds => envoy(args, &store, &authority, console)?,
+        // Needs no certificates, and was done above.
+        Format::CronJob => {}
         Format::SpiffeBundle => {
             let bundle = federation::bundle(&authority.bundle(), sequence(&authority)?)?;
             let _ = writeln!(console.out(), "{bundle:#}");
@@ -79,13 +97,25 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
+fn cron_job(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let mesh = args.mesh.load()?;
+    let image = args.image.clone().unwrap_or_default();
+    for object in cluster::objects(&mesh, &Renewal { image, schedule: args.schedule.clone() }) {
+        let text = crate::yaml::to_string(&object).map_err(|cause| {
+            Diagnostic::error("certificate-build", format!("the CronJob cannot be written: {cause}"))
+        })?;
+        let _ = write!(console.out(), "---\n{text}");
+    }
+    Ok(Exit::Success)
+}
+
 /// Each phase of a rotation has a later beginning, so its time is a sequence number.
 fn sequence(authority: &Authority) -> Result<u64, Failure> {
     Ok(u64::try_from(authority.since()?.unix_timestamp()).unwrap_or(1))
 }
 
 /// The sets asked for, each there.
-fn sets(args: &Args, store: &FolderStore) -> Result<Vec<String>, Failure> {
+fn sets(args: &Args, store: &dyn Store) -> Result<Vec<String>, Failure> {
     let all: Vec<_> = store.list()?.into_iter().filter(|set| set.ends_with(LEAF_SUFFIX)).collect();
     if args.services.is_empty() {
         return Ok(all);
@@ -94,7 +124,7 @@ fn sets(args: &Args, store: &FolderStore) -> Result<Vec<String>, Failure> {
     for name in &args.services {
         let set = store::leaf_set(name.strip_suffix(LEAF_SUFFIX).unwrap_or(name));
         if !all.contains(&set) {
-            let message = format!("`{set}` was not issued in `{}`", args.dir.dir.display());
+            let message = format!("`{set}` was not issued in {}", args.dir.name());
             return Err(Diagnostic::error("unknown-service", message)
                 .help(format!("issue it: `meshward certs issue {name}`"))
                 .into());
@@ -104,7 +134,7 @@ fn sets(args: &Args, store: &FolderStore) -> Result<Vec<String>, Failure> {
     Ok(asked)
 }
 
-fn kubernetes(args: &Args, store: &FolderStore, console: &mut Console<'_>) -> Result<(), Failure> {
+fn kubernetes(args: &Args, store: &dyn Store, console: &mut Console<'_>) -> Result<(), Failure> {
     let ledger = Ledger::load(store)?;
     let mut namespace = args.namespace.clone();
     let mut text = String::new();
@@ -129,14 +159,14 @@ fn kubernetes(args: &Args, store: &FolderStore, console: &mut Console<'_>) -> Re
 
 fn envoy(
     args: &Args,
-    store: &FolderStore,
+    store: &dyn Store,
     authority: &Authority,
     console: &mut Console<'_>,
 ) -> Result<(), Failure> {
     for set in sets(args, store)? {
         let folder = match &args.mounted_at {
             Some(folder) => folder.clone(),
-            None => std::path::absolute(store.folder(&set)).map_err(|cause| {
+            None => std::path::absolute(args.dir.dir.join(&set)).map_err(|cause| {
                 Diagnostic::error(
                     "certs-io",
                     format!("the folder `{}` cannot be used: {cause}", args.dir.dir.display()),
@@ -145,7 +175,7 @@ fn envoy(
         };
         let certificate = sds::yaml(&sds::certificate(&folder))?;
         let trust = sds::yaml(&sds::trust(&folder, authority.crl().is_some()))?;
-        for (name, text) in [(sds::CERTIFICATE, certificate), (sds::TRUST, trust)] {
+        for (name, text) in [("sds-certificate", certificate), ("sds-trust", trust)] {
             match &args.output_dir {
                 Some(out) => {
                     let path =

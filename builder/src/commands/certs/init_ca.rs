@@ -86,10 +86,10 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     ca.save(&mut store)?;
     let _ = writeln!(
         console.out(),
-        "trust domain  {trust_domain}\nvalid until   {}\nfingerprint   sha256:{}\ntrust bundle  {}",
+        "trust domain  {trust_domain}\nvalid until   {}\nfingerprint   sha256:{}\ntrust bundle  ca.crt of {}",
         stamp(ca.active().not_after()?),
         ca.active().root().map(|root| authority::fingerprint(root)).unwrap_or_default(),
-        store.folder(authority::SET).join("ca.crt").display()
+        store.location(authority::SET)
     );
     if place.passphrase.is_none() && place.keys.is_none() {
         console.note(

@@ -40,7 +40,7 @@ enum Format {
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> std::result::Result<Exit, Failure> {
-    let store = args.dir.peek();
+    let store = args.dir.peek()?;
     if args.issued {
         return issued(&Ledger::load(&store)?, args.output, console);
     }
@@ -58,7 +58,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> std::result::Result<Exit, 
             }
         }
         if sources.is_empty() {
-            let message = format!("there are no certificates in `{}`", args.dir.dir.display());
+            let message = format!("there are no certificates in {}", args.dir.name());
             return Err(Diagnostic::error("no-certificates", message)
                 .help("make some: `meshward certs init-ca`, then `meshward certs issue`")
                 .into());
@@ -84,7 +84,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> std::result::Result<Exit, 
 
 /// A service of the folder, a file, a folder or standard input.
 fn load(args: &Args, text: &str) -> std::result::Result<(String, Vec<u8>), Failure> {
-    let store = args.dir.peek();
+    let store = args.dir.peek()?;
     for set in [text.to_owned(), format!("{text}{LEAF_SUFFIX}")] {
         let found = store.read(&set)?.and_then(|files| files.get(LEAF_CERTIFICATE).map(<[u8]>::to_vec));
         if let Some(content) = found {
@@ -99,7 +99,7 @@ fn load(args: &Args, text: &str) -> std::result::Result<(String, Vec<u8>), Failu
         }
     }
     if text != "-" && !path.exists() {
-        let message = format!("`{text}` is neither a service in `{}` nor a file", args.dir.dir.display());
+        let message = format!("`{text}` is neither a service in {} nor a file", args.dir.name());
         return Err(Diagnostic::error("no-certificates", message)
             .help("list what is there: `meshward certs inspect`")
             .into());

@@ -32,7 +32,8 @@ mod verify;
 )]
 pub struct Args {
     #[command(subcommand)]
-    command: Command,
+    // Boxed, since all verbs of `meshward` are one enum.
+    command: Box<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,7 +60,7 @@ enum Command {
 
 impl Args {
     pub fn run(self, console: &mut Console<'_>) -> Result<Exit, Failure> {
-        match self.command {
+        match *self.command {
             Command::InitCa(args) => init_ca::run(&args, console),
             Command::Issue(args) => issue::run(&args, console),
             Command::Renew(args) => renew::run(&args, console),

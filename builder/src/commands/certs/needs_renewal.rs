@@ -53,7 +53,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         }
         return Ok(if due == 0 { Exit::Success } else { Exit::Failure });
     }
-    let store = args.dir.peek();
+    let store = args.dir.peek()?;
     let authority = rotate::authority(&store)?;
     let ledger = Ledger::load(&store)?;
     let sets: Vec<_> = args
@@ -63,7 +63,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         .collect();
     for set in &sets {
         if !ledger.managed.contains_key(set) {
-            let message = format!("`{set}` was not issued in `{}`", args.dir.dir.display());
+            let message = format!("`{set}` was not issued in {}", args.dir.name());
             return Err(Diagnostic::error("unknown-service", message)
                 .help("see `meshward certs inspect`")
                 .into());

@@ -13,7 +13,7 @@ use crate::pki::error::stamp;
 use crate::pki::ledger::Ledger;
 use crate::pki::renewal::{self, Outcome};
 use crate::pki::rotate::{self, Direction, Rotation};
-use crate::pki::store::FolderStore;
+use crate::pki::store::Store as _;
 
 /// Renews certificates between 1/2 and 2/3 of their lifetime; everything else is kept.
 #[derive(Debug, clap::Args)]
@@ -75,7 +75,7 @@ fn once(
     place: &crate::pki::authority::KeyPlace,
     console: &mut Console<'_>,
 ) -> Result<Option<time::OffsetDateTime>, Failure> {
-    let mut store = FolderStore::open(&args.dir.dir)?;
+    let mut store = args.dir.open()?;
     let now = common::now();
     let authority = rotate::authority(&store)?;
     let due = renewal::ca_due(&authority, now)?;
@@ -97,8 +97,7 @@ fn once(
     }
     drop(rotation);
     if let (Some(command), false) = (&args.exec, changed.is_empty()) {
-        let changed =
-            changed.iter().map(|set| store.folder(set).display().to_string()).collect::<Vec<_>>().join(" ");
+        let changed = changed.iter().map(|set| store.location(set)).collect::<Vec<_>>().join(" ");
         // The next one may work while the command runs.
         drop(store);
         execute(command, &changed)?;

@@ -57,7 +57,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
 }
 
 fn status(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let store = args.dir.peek();
+    let store = args.dir.peek()?;
     let authority = rotate::authority(&store)?;
     let ledger = Ledger::load(&store)?;
     let alive = rotate::alive(&store, &authority, &ledger, common::now())?;

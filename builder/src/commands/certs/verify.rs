@@ -62,7 +62,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
             .help("check the files one by one")
             .into());
     }
-    let findings = if args.files.is_empty() { folder(&args.dir.peek(), at)? } else { files(args, at)? };
+    let findings = if args.files.is_empty() { folder(&*args.dir.peek()?, at)? } else { files(args, at)? };
     let is_wrong = |found: &Diagnostic| found.severity == Severity::Error;
     let failed = findings.iter().any(|(_, found)| found.iter().any(is_wrong));
     match args.output {
