@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod envoy;
 pub mod envoy_binary;
 pub mod kube;
+pub mod local;
 pub mod mesh;
 pub mod patch;
 pub mod pki;

@@ -1,3 +1,17 @@
-//! The end-to-end harness as a library: Envoy processes, certificates, clients, waiting for a condition.
+//! The end-to-end harness as a library: real Envoy processes on loopback addresses of their own, certificates, clients,
+//! waiting for a condition.
+//!
+//! It starts what `meshward up` starts, with the same code, so that a test of a sidecar is a test of the product's
+//! sidecar. Applications are threads of the test, which tell what reached them. Nothing here sleeps a fixed time.
 
+pub mod application;
+pub mod connection;
+pub mod mesh;
 pub mod native_rbac;
+pub mod tools;
+pub mod wait;
+
+pub use application::Application;
+pub use connection::Connection;
+pub use mesh::TestMesh;
+pub use wait::until;

@@ -13,6 +13,7 @@ mod filter;
 mod patch;
 mod render;
 mod unpatch;
+mod up;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -30,6 +31,8 @@ pub enum Command {
     Unpatch(unpatch::Args),
     /// Write Kubernetes manifests and Envoy configurations
     Render(render::Args),
+    /// Run the whole mesh on this machine, without Kubernetes
+    Up(up::Args),
 }
 
 impl Command {
@@ -42,6 +45,7 @@ impl Command {
             Self::Patch(args) => patch::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),
             Self::Render(args) => render::run(&args, console),
+            Self::Up(args) => up::run(&args, console),
         }
     }
 }

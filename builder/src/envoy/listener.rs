@@ -3,7 +3,9 @@
 use super::filter::{self, Layer};
 use super::http::{self, Side};
 use super::placement::Place;
-use super::types::{Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy};
+use super::types::{
+    AdditionalAddress, Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy,
+};
 use super::{Plugins, access_log, cluster, routes, tls};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
@@ -23,6 +25,7 @@ fn listener(name: &str, direction: &'static str, address: Address, chains: Vec<F
     Listener {
         name: name.to_owned(),
         address,
+        additional_addresses: Vec::new(),
         traffic_direction: direction,
         per_connection_buffer_limit_bytes: BUFFER_LIMIT,
         listener_filters: Vec::new(),
@@ -108,7 +111,10 @@ pub fn tcp_callee(callee: &Service, port: u16, place: &Place<'_>) -> Listener {
 pub fn edge(edge: &crate::mesh::Edge, place: &Place<'_>, plugins: &Plugins) -> Listener {
     let manager = http::connection_manager(Side::Edge, routes::edge(edge), outbound_filters(place, plugins));
     let address = Address::ip(place.bind, edge.port);
-    listener("edge", "INBOUND", address, vec![chain("http", vec![manager])])
+    let mut listener = listener("edge", "INBOUND", address, vec![chain("http", vec![manager])]);
+    let also = place.edge_also.map(|address| AdditionalAddress { address: Address::ip(address, edge.port) });
+    listener.additional_addresses = also.into_iter().collect();
+    listener
 }
 
 /// 15021: readiness, metrics and the application's probes.

@@ -29,6 +29,8 @@ pub enum Placement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalPlace {
     pub address: IpAddr,
+    /// Where an edge listens too: people look for it at 127.0.0.1.
+    pub edge_also: Option<IpAddr>,
     /// Holds `envoy.yaml` and the files beside it: `/etc/envoy` in the pod.
     pub config: PathBuf,
     /// Holds `tls.crt`, `tls.key` and `ca.crt`: `/etc/certs` in the pod.
@@ -55,6 +57,8 @@ pub(super) struct Place<'a> {
     pub bind: IpAddr,
     /// For the application, and for listeners that only it reaches.
     pub loopback: IpAddr,
+    /// A second address of an edge's listener.
+    pub edge_also: Option<IpAddr>,
     pub config: String,
     pub certificates: String,
     /// The module's path.
@@ -69,6 +73,7 @@ impl<'a> Place<'a> {
                 placement,
                 bind: Ipv4Addr::UNSPECIFIED.into(),
                 loopback: Ipv4Addr::LOCALHOST.into(),
+                edge_also: None,
                 config: pod::CONFIG.to_owned(),
                 certificates: pod::CERTIFICATES.to_owned(),
                 filter: format!("{}/{}", pod::FILTER, filter_file_name(filter_sha12)),
@@ -80,6 +85,7 @@ impl<'a> Place<'a> {
                     placement,
                     bind: address,
                     loopback: address,
+                    edge_also: own.and_then(|own| own.edge_also),
                     config: own.map_or_else(String::new, |own| text(&own.config)),
                     certificates: own.map_or_else(String::new, |own| text(&own.certificates)),
                     filter: text(filter),

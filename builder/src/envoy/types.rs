@@ -190,6 +190,8 @@ pub struct Threshold {
 pub struct Listener {
     pub name: String,
     pub address: Address,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_addresses: Vec<AdditionalAddress>,
     pub traffic_direction: &'static str,
     pub per_connection_buffer_limit_bytes: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -197,6 +199,12 @@ pub struct Listener {
     pub filter_chains: Vec<FilterChain>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_filters_timeout: Option<&'static str>,
+}
+
+/// `config.listener.v3.AdditionalAddress`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AdditionalAddress {
+    pub address: Address,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

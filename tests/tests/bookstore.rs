@@ -1,0 +1,109 @@
+//! The bookstore as `meshward up` runs it: every request of deploy/checks.yaml, and the database through two sidecars.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a failure is a failed test"
+)]
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use meshward_builder::console::Console;
+use meshward_builder::local::{self, Options, Running, Stop, check};
+use meshward_builder::mesh::{self, Resolved};
+use meshward_builder::wasm::Origin;
+use meshward_tests::tools;
+
+fn bookstore() -> Resolved {
+    mesh::load(&[tools::workspace().join("deploy/mesh.yaml")])
+        .map_err(|error| tools::failure(&error))
+        .unwrap()
+}
+
+fn start(mesh: Resolved, folder: &tempfile::TempDir) -> Running {
+    let options = Options {
+        state: folder.path().join("state"),
+        base: tools::workspace().join("deploy"),
+        envoy: Some(tools::envoy().unwrap()),
+        filter: Origin::Module(tools::filter().unwrap()),
+        concurrency: 1,
+        edge_on_localhost: false,
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut console = Console::new(&mut out, &mut err, false);
+    local::start(mesh, &options, &Stop::default(), &mut console)
+        .map_err(|error| tools::failure(&error))
+        .unwrap()
+}
+
+#[test]
+fn every_check_is_as_expected_and_the_database_answers_whom_it_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let mesh = bookstore();
+    let checks = check::load(&tools::workspace().join("deploy/checks.yaml"), &mesh)
+        .map_err(|error| tools::failure(&error))
+        .unwrap();
+    assert!(checks.checks.len() >= 25, "only {} checks", checks.checks.len());
+    let running = start(mesh, &folder);
+    let outcomes =
+        check::run(&checks, &running.mesh, &running.places(), &running.state, &running.ca, || false).unwrap();
+    let mut out = Vec::new();
+    check::print(&outcomes, &mut Console::new(&mut out, &mut Vec::new(), false));
+    assert!(outcomes.iter().all(check::Outcome::as_expected), "{}", String::from_utf8(out).unwrap());
+    psql(&running);
+}
+
+/// psql through two sidecars: bookapi's, which may, and that of a service which may not.
+fn psql(running: &Running) {
+    if Command::new("psql").arg("--version").output().is_err() {
+        tools::skipped(
+            "psql through two sidecars",
+            "psql is not installed (the same is checked with another client)",
+        );
+        return;
+    }
+    let ask = |address: IpAddr| {
+        Command::new("psql")
+            .args([
+                "-h",
+                &address.to_string(),
+                "-p",
+                "5432",
+                "-U",
+                "bookapi",
+                "-Atc",
+                "SELECT count(*) FROM books",
+                "books",
+            ])
+            .env("PGCONNECT_TIMEOUT", "10")
+            .output()
+            .unwrap()
+    };
+    let answer = ask(running.plan.address("bookapi"));
+    assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), "5", "{answer:?}");
+}
+
+#[test]
+fn the_database_is_closed_to_a_sidecar_whose_identity_may_not() {
+    let folder = tempfile::tempdir().unwrap();
+    // The same mesh, in which the MCP server's sidecar has a way to the database: a way is no permission as soon as a
+    // policy selects the callee.
+    let path = tools::workspace().join("deploy/mesh.yaml");
+    let text = std::fs::read_to_string(path).unwrap();
+    let changed = text.replace("calls: [bookapi]", "calls: [bookapi, timescaledb]");
+    assert_ne!(text, changed, "deploy/mesh.yaml no longer says `calls: [bookapi]`");
+    let source = meshward_builder::diagnostic::Source::new("mesh.yaml", changed);
+    let running =
+        start(mesh::load_sources(&[source]).map_err(|error| tools::failure(&error)).unwrap(), &folder);
+    let query = |service: &str| {
+        let mut config = postgres::Config::new();
+        config.host(&running.plan.address(service).to_string()).port(5432).user("bookapi").dbname("books");
+        config.connect_timeout(std::time::Duration::from_secs(10));
+        config
+            .connect(postgres::NoTls)
+            .and_then(|mut client| client.simple_query("SELECT count(*) FROM books"))
+    };
+    query("bookapi").unwrap();
+    let refused = query("bookapi-mcp-server").unwrap_err();
+    assert!(refused.as_db_error().is_none(), "the database answered: {refused}");
+}

@@ -1,0 +1,136 @@
+//! A new policy and a new certificate reach a running sidecar, and nobody's connection is dropped for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a failure is a failed test"
+)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use meshward_builder::local::certificates;
+use meshward_builder::pki::{self, SvidRequest, folder};
+use meshward_tests::{TestMesh, until};
+use time::OffsetDateTime;
+
+fn mesh(paths: &str) -> String {
+    format!(
+        "
+apiVersion: meshward.dev/v1alpha1
+kind: Mesh
+metadata: {{name: test}}
+spec:
+  trustDomain: test.example
+  services:
+    - {{name: callee, port: 8000}}
+    - {{name: caller, port: 8001, calls: [callee]}}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: readers, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: callee}}}}
+  rules:
+    - from: [{{source: {{principals: [test.example/ns/default/sa/caller]}}}}]
+      to: [{{operation: {{paths: [{paths}]}}}}]
+"
+    )
+}
+
+#[test]
+fn a_new_policy_reaches_open_connections_and_drops_none() {
+    let mut running = TestMesh::start(&mesh("/a")).unwrap();
+    let mut connections: Vec<_> = (0..8).map(|_| running.connect("caller", "callee").unwrap()).collect();
+    for connection in &mut connections {
+        assert_eq!(connection.get("callee", "/a").unwrap().0, 200);
+        assert_eq!(connection.get("callee", "/b").unwrap().0, 403);
+    }
+    // Somebody keeps asking while it happens, and must get an answer each time.
+    let mut busy = running.connect("caller", "callee").unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answers = 0;
+            while !done.load(Ordering::SeqCst) {
+                let (status, closes) = busy.get("callee", "/a").unwrap();
+                assert!(matches!(status, 200 | 403) && !closes, "{status} {closes}");
+                answers += 1;
+            }
+            answers
+        });
+        for round in 0..5 {
+            let (path, other) = if round % 2 == 0 { ("/b", "/a") } else { ("/a", "/b") };
+            running.update("callee", &mesh(path)).unwrap();
+            for connection in &mut connections {
+                until("the new policy", || {
+                    let (status, closes) = connection.get("callee", path).unwrap();
+                    assert!(!closes, "the server wants to close a connection");
+                    status == 200
+                })
+                .unwrap();
+                assert_eq!(connection.get("callee", other).unwrap(), (403, false));
+            }
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(asking.join().unwrap() > 0);
+    });
+    assert_eq!(running.counter("callee", &["listener.", "downstream_cx_total"]).min(9), 9);
+    assert_eq!(running.ended(), 0);
+}
+
+#[test]
+fn a_new_certificate_serves_new_connections_and_keeps_the_old_ones() {
+    let running = TestMesh::start(&mesh("/a")).unwrap();
+    let mut old = running.connect("caller", "callee").unwrap();
+    assert_eq!(old.get("callee", "/a").unwrap().0, 200);
+    let before = serials(&running);
+
+    let callee = running.mesh.service("callee").unwrap();
+    let request = SvidRequest::for_service(
+        running.ca.trust_domain(),
+        &callee.namespace,
+        &callee.service_account,
+        &callee.name,
+    )
+    .unwrap();
+    let issued = pki::issue(&running.ca, &request, OffsetDateTime::now_utc()).unwrap();
+    let mut files = folder::Files::new();
+    files.insert("tls.crt", issued.chain_pem);
+    files.insert("tls.key", issued.key_pem.unwrap().as_bytes().to_vec());
+    files.insert("ca.crt", issued.bundle_pem);
+    folder::replace(&running.state.certificates("callee"), &files).unwrap();
+
+    until("the new certificate", || serials(&running) != before).unwrap();
+    assert_eq!(old.get("callee", "/a").unwrap(), (200, false), "the old connection was dropped");
+    assert_eq!(running.get("caller", "callee", "/a").unwrap().status, 200);
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_not_taken_for_a_good_one() {
+    let running = TestMesh::start(&mesh("/a")).unwrap();
+    let identity = certificates::identity(&running.state, "caller").unwrap();
+    assert!(running.tls_as(Some(identity), "callee").unwrap().connect(running.inbound("callee")).is_ok());
+    let other = TestMesh::start(&mesh("/a")).unwrap();
+    let foreign = certificates::identity(&other.state, "caller").unwrap();
+    let client = running.tls_as(Some(foreign), "callee").unwrap();
+    // In TLS 1.3 the client is done before the server has looked at its certificate.
+    let answer = client
+        .connect(running.inbound("callee"))
+        .and_then(|stream| meshward_tests::Connection::new(stream).get("callee", "/a"));
+    let error = answer.unwrap_err().to_string();
+    assert!(error.contains("UnknownCA") || error.contains("CertificateUnknown"), "{error}");
+    assert_eq!(running.seen("callee"), 0);
+}
+
+/// The serial numbers of the certificates that the callee's Envoy serves with.
+fn serials(running: &TestMesh) -> Vec<String> {
+    let text = running.admin("callee", "/certs").unwrap();
+    let certs: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut found = Vec::new();
+    for entry in certs["certificates"].as_array().unwrap() {
+        for chain in entry["cert_chain"].as_array().into_iter().flatten() {
+            found.push(chain["serial_number"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(!found.is_empty(), "{text}");
+    found
+}
