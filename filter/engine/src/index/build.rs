@@ -4,7 +4,7 @@ use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet, HashTable};
 
 use super::keys::Keys;
-use super::{CompiledRule, Index, MAX_SLOTS, Matching, NO_SLOT, Pair, Slot, Span, hash_pair};
+use super::{Index, Lead, MAX_SLOTS, Matching, NO_SLOT, Pair, Slot, Span, count, hash_pair};
 use crate::config::{Attribute, Clause, HeaderMode, Match, PathParams, PluginConfig, Protocol, Rule};
 use crate::pattern::Pattern;
 use crate::policy;
@@ -25,6 +25,10 @@ type RuleKey = (Vec<u32>, Vec<u32>, u32);
 pub struct Builder<'c> {
     config: &'c PluginConfig,
     index: Index,
+    matchings: Vec<Matching>,
+    /// For each clause, its matchings. The first holds always.
+    clauses: Vec<Vec<u32>>,
+    rules: Vec<RuleKey>,
     attribute_numbers: HashMap<&'c Attribute, u32, FixedState>,
     pattern_numbers: HashMap<(u32, Pattern), u32, FixedState>,
     matching_numbers: HashMap<&'c Match, u32, FixedState>,
@@ -54,15 +58,11 @@ impl<'c> Builder<'c> {
             attributes: Vec::new(),
             patterns: Vec::new(),
             pattern_lists: Vec::new(),
-            matchings: Vec::new(),
-            clauses: vec![Span::default()],
-            clause_matchings: Vec::new(),
-            clause_lists: Vec::new(),
             rules: Vec::new(),
+            programs: Vec::new(),
             slots: Vec::new(),
-            singles: Vec::new(),
-            single_rules: Vec::new(),
-            begins_pairs: Vec::new(),
+            leads: Vec::new(),
+            lead_rules: Vec::new(),
             pairs: HashTable::new(),
             pair_rules: Vec::new(),
             unfiled: Vec::new(),
@@ -70,6 +70,9 @@ impl<'c> Builder<'c> {
         Self {
             config,
             index,
+            matchings: Vec::new(),
+            clauses: vec![Vec::new()],
+            rules: Vec::new(),
             attribute_numbers: HashMap::default(),
             pattern_numbers: HashMap::default(),
             matching_numbers: HashMap::default(),
@@ -86,28 +89,44 @@ impl<'c> Builder<'c> {
         let from: Vec<u32> = rule.from.iter().map(|clause| self.clause(clause)).collect();
         let to: Vec<u32> = rule.to.iter().map(|clause| self.clause(clause)).collect();
         let when = self.clause(&rule.when);
-        let key = (group, (from, to, when));
-        if self.known.contains(&key) {
+        let key = (from, to, when);
+        if !self.known.insert((group, key.clone())) {
             return false;
         }
-        let (from, to, when) = &key.1;
-        let compiled = CompiledRule { from: self.clause_list(from), to: self.clause_list(to), when: *when };
-        self.index.rules.push(compiled);
-        self.known.insert(key)
+        self.rules.push(key);
+        true
     }
 
     /// Files the rules.
     pub fn build(mut self) -> Index {
         let scores = self.scores();
-        let filings: Vec<Filing> =
-            (0..self.index.rules.len()).map(|rule| self.filing(rule, &scores)).collect();
+        let filings: Vec<Filing> = self.rules.iter().map(|rule| self.filing(rule, &scores)).collect();
+        self.write_programs();
         self.make_slots(&filings);
         self.file(&filings);
         self.index
     }
 
-    fn clause_list(&mut self, numbers: &[u32]) -> Span {
-        push_span(&mut self.index.clause_lists, numbers)
+    /// Rules in the form in which they are evaluated.
+    fn write_programs(&mut self) {
+        let programs = &mut self.index.programs;
+        let push_clause = |programs: &mut Vec<u32>, clause: u32| {
+            let matchings = self.clauses.get(clause as usize).map_or(&[][..], |clause| clause);
+            programs.push(count(matchings.len()));
+            let matchings = matchings.iter().filter_map(|number| self.matchings.get(*number as usize));
+            matchings.for_each(|one| programs.extend(one.words()));
+        };
+        for (from, to, when) in &self.rules {
+            self.index.rules.push(count(programs.len()));
+            for part in [from, to] {
+                let head = programs.len();
+                programs.push(0);
+                part.iter().for_each(|clause| push_clause(programs, *clause));
+                let words = count(programs.len() - head - 1);
+                programs.get_mut(head).into_iter().for_each(|head| *head = words);
+            }
+            push_clause(programs, *when);
+        }
     }
 
     /// The number of a clause; 0 is the one that holds always.
@@ -122,9 +141,8 @@ impl<'c> Builder<'c> {
         let tcp = self.config.protocol == Protocol::Tcp;
         let known = clause.matches().iter().filter(|one| !(tcp && one.attribute.is_http_only()));
         let matchings: Vec<u32> = known.map(|one| self.matching(one)).collect();
-        let span = push_span(&mut self.index.clause_matchings, &matchings);
-        let number = count(self.index.clauses.len());
-        self.index.clauses.push(span);
+        let number = count(self.clauses.len());
+        self.clauses.push(matchings);
         self.clause_numbers.insert(clause, number);
         number
     }
@@ -156,9 +174,9 @@ impl<'c> Builder<'c> {
         }
         patterns.sort_unstable();
         patterns.dedup();
-        let patterns = push_span(&mut self.index.pattern_lists, &patterns);
-        let number = count(self.index.matchings.len());
-        self.index.matchings.push(Matching { attribute, negated: one.negated, patterns });
+        let patterns = Span::push(&mut self.index.pattern_lists, &patterns);
+        let number = count(self.matchings.len());
+        self.matchings.push(Matching { attribute, negated: one.negated, patterns });
         self.matching_numbers.insert(one, number);
         number
     }
@@ -179,19 +197,18 @@ impl<'c> Builder<'c> {
     /// For each match, the most rules that one of its patterns may lead to.
     fn scores(&self) -> Vec<u32> {
         let index = &self.index;
-        let mut uses = vec![0u32; index.clauses.len()];
-        for rule in &index.rules {
-            let clauses = rule.from.of(&index.clause_lists).iter().chain(rule.to.of(&index.clause_lists));
-            for clause in clauses.chain([&rule.when]) {
+        let mut uses = vec![0u32; self.clauses.len()];
+        for (from, to, when) in &self.rules {
+            for clause in from.iter().chain(to).chain([when]) {
                 if let Some(uses) = uses.get_mut(*clause as usize) {
                     *uses = uses.saturating_add(1);
                 }
             }
         }
         let mut leads_to = vec![0u32; index.patterns.len()];
-        for (span, uses) in index.clauses.iter().zip(&uses) {
-            for matching in span.of(&index.clause_matchings) {
-                let Some(one) = index.matchings.get(*matching as usize).filter(|one| !one.negated) else {
+        for (clause, uses) in self.clauses.iter().zip(&uses) {
+            for matching in clause {
+                let Some(one) = self.matchings.get(*matching as usize).filter(|one| !one.negated) else {
                     continue;
                 };
                 for pattern in one.patterns.of(&index.pattern_lists) {
@@ -205,15 +222,13 @@ impl<'c> Builder<'c> {
             let patterns = one.patterns.of(&index.pattern_lists).iter();
             patterns.filter_map(|pattern| leads_to.get(*pattern as usize)).max().copied().unwrap_or(0)
         };
-        index.matchings.iter().map(score).collect()
+        self.matchings.iter().map(score).collect()
     }
 
     /// What a rule needs, part by part.
-    fn conjuncts(&self, rule: CompiledRule, scores: &[u32]) -> Vec<Conjunct> {
-        let index = &self.index;
+    fn conjuncts(&self, (from, to, when): &RuleKey, scores: &[u32]) -> Vec<Conjunct> {
         let mut conjuncts = Vec::new();
-        let parts = [rule.from.of(&index.clause_lists), rule.to.of(&index.clause_lists), &[rule.when]];
-        for clauses in parts {
+        for clauses in [from.as_slice(), to, &[*when]] {
             if let [clause] = clauses {
                 let all = self.filable(*clause, scores);
                 conjuncts.extend(all.map(|(matching, score)| Conjunct { matchings: vec![matching], score }));
@@ -242,19 +257,17 @@ impl<'c> Builder<'c> {
 
     /// Matches of a clause under which a rule can be filed.
     fn filable(&self, clause: u32, scores: &[u32]) -> impl Iterator<Item = (u32, u32)> {
-        let index = &self.index;
-        let matchings = index.clauses.get(clause as usize).copied().unwrap_or_default();
-        matchings.of(&index.clause_matchings).iter().filter_map(|number| {
-            let one = index.matchings.get(*number as usize)?;
-            let (attribute, _) = index.attributes.get(one.attribute as usize)?;
+        let matchings = self.clauses.get(clause as usize).map_or(&[][..], |clause| clause);
+        matchings.iter().filter_map(|number| {
+            let one = self.matchings.get(*number as usize)?;
+            let (attribute, _) = self.index.attributes.get(one.attribute as usize)?;
             let every_value = matches!(attribute, Attribute::Header { mode: HeaderMode::All, .. });
             (!one.negated && !every_value).then_some((*number, *scores.get(*number as usize)?))
         })
     }
 
-    fn filing(&self, rule: usize, scores: &[u32]) -> Filing {
-        let Some(compiled) = self.index.rules.get(rule) else { return Filing::Nowhere };
-        let conjuncts = self.conjuncts(*compiled, scores);
+    fn filing(&self, rule: &RuleKey, scores: &[u32]) -> Filing {
+        let conjuncts = self.conjuncts(rule, scores);
         let Some(best) = conjuncts.first() else { return Filing::Nowhere };
         let first = self.patterns(best);
         if best.score > MANY
@@ -268,7 +281,7 @@ impl<'c> Builder<'c> {
 
     fn patterns(&self, conjunct: &Conjunct) -> Vec<u32> {
         let index = &self.index;
-        let of_matching = conjunct.matchings.iter().filter_map(|at| index.matchings.get(*at as usize));
+        let of_matching = conjunct.matchings.iter().filter_map(|at| self.matchings.get(*at as usize));
         let mut patterns: Vec<u32> =
             of_matching.flat_map(|one| one.patterns.of(&index.pattern_lists)).copied().collect();
         patterns.sort_unstable();
@@ -295,7 +308,7 @@ impl<'c> Builder<'c> {
                 want(self.pattern_attributes.get(*pattern as usize));
             }
         }
-        for one in index.matchings.iter().filter(|one| one.patterns.length > LONG_LIST) {
+        for one in self.matchings.iter().filter(|one| one.patterns.length > LONG_LIST) {
             want(Some(&one.attribute));
         }
         let mut by_use: Vec<(usize, u32)> =
@@ -346,34 +359,26 @@ impl<'c> Builder<'c> {
             }
         }
         let index = &mut self.index;
+        index.leads = vec![Lead::default(); index.patterns.len()];
         singles.sort_unstable();
-        index.single_rules = singles.iter().map(|(_, rule)| *rule).collect();
-        index.singles = vec![Span::default(); index.patterns.len()];
-        let mut start = 0;
         for run in singles.chunk_by(|a, b| a.0 == b.0) {
-            let length = count(run.len());
-            if let Some(span) = run.first().and_then(|(pattern, _)| index.singles.get_mut(*pattern as usize))
-            {
-                *span = Span { start, length };
+            let rules: Vec<u32> = run.iter().map(|(_, rule)| *rule).collect();
+            if let Some(lead) = run.first().and_then(|(pattern, _)| index.leads.get_mut(*pattern as usize)) {
+                lead.rules = Span::push(&mut index.lead_rules, &rules);
             }
-            start += length;
         }
         pairs.sort_unstable();
-        index.pair_rules = pairs.iter().map(|(_, rule)| *rule).collect();
-        index.begins_pairs = vec![false; index.patterns.len()];
-        let mut start = 0;
         for run in pairs.chunk_by(|a, b| a.0 == b.0) {
-            let length = count(run.len());
-            if let Some(((first, second), _)) = run.first() {
-                if let Some(begins) = index.begins_pairs.get_mut(*first as usize) {
-                    *begins = true;
-                }
-                let pair = Pair { first: *first, second: *second, rules: Span { start, length } };
-                let hasher = &index.hasher;
-                let hash_of = |pair: &Pair| hash_pair(hasher, pair.first, pair.second);
-                index.pairs.insert_unique(hash_pair(hasher, *first, *second), pair, hash_of);
+            let rules: Vec<u32> = run.iter().map(|(_, rule)| *rule).collect();
+            let Some(((first, second), _)) = run.first() else { continue };
+            if let Some(lead) = index.leads.get_mut(*first as usize) {
+                lead.begins_pairs = true;
             }
-            start += length;
+            let rules = Span::push(&mut index.pair_rules, &rules);
+            let pair = Pair { first: *first, second: *second, rules };
+            let hasher = &index.hasher;
+            let hash_of = |pair: &Pair| hash_pair(hasher, pair.first, pair.second);
+            index.pairs.insert_unique(hash_pair(hasher, *first, *second), pair, hash_of);
         }
     }
 
@@ -394,15 +399,4 @@ enum Filing {
     Singles(Vec<u32>),
     /// Under each pair of one of these and one of those.
     Pairs(Vec<u32>, Vec<u32>),
-}
-
-fn push_span(table: &mut Vec<u32>, numbers: &[u32]) -> Span {
-    let span = Span { start: count(table.len()), length: count(numbers.len()) };
-    table.extend_from_slice(numbers);
-    span
-}
-
-/// Tables stay far below 2^32 entries: a configuration of that many does not fit the memory.
-fn count(length: usize) -> u32 {
-    u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -10,6 +10,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::affix::{AffixSet, End};
+use super::count;
 use super::segments::{self, SegmentTree};
 use super::value::Value;
 use crate::pattern::Pattern;
@@ -19,8 +20,11 @@ use crate::pattern::Pattern;
 pub struct Keys {
     hasher: FixedState,
     any: Option<u32>,
-    /// Texts, service accounts, ports and (masked) address blocks.
-    exact: HashTable<u32>,
+    exact: HashTable<Exact>,
+    /// Texts of `exact`, in one piece of memory.
+    texts: Vec<u8>,
+    /// Service accounts, ports and (masked) address blocks.
+    others: HashTable<u32>,
     tree: Option<SegmentTree>,
     suffixes: AffixSet,
     /// Compared one by one: a `*` in the middle is rare.
@@ -29,13 +33,30 @@ pub struct Keys {
     blocks: Vec<(bool, u8)>,
 }
 
+/// An exact text.
+#[derive(Debug)]
+struct Exact {
+    start: u32,
+    length: u32,
+    pattern: u32,
+}
+
+impl Exact {
+    fn text<'t>(&self, texts: &'t [u8]) -> &'t [u8] {
+        let (start, length) = (self.start as usize, self.length as usize);
+        texts.get(start..start + length).unwrap_or(&[])
+    }
+}
+
 impl Keys {
     /// Of the patterns with these positions in the table.
     pub fn new(table: &[Pattern], positions: &[u32]) -> Self {
         let mut keys = Self {
             hasher: FixedState::default(),
             any: None,
-            exact: HashTable::with_capacity(positions.len()),
+            exact: HashTable::new(),
+            texts: Vec::new(),
+            others: HashTable::new(),
             tree: None,
             suffixes: AffixSet::new(End::Tail, Vec::new()),
             globs: Vec::new(),
@@ -51,9 +72,8 @@ impl Keys {
                 Pattern::Segments(text) => tree.pattern(text.as_bytes(), b"*", *at),
                 Pattern::Suffix(text) => suffixes.push((text.as_bytes().to_vec(), *at)),
                 Pattern::Glob(_) => keys.globs.push(*at),
-                Pattern::Exact(_) | Pattern::ServiceAccount { .. } | Pattern::Port(_) => {
-                    keys.insert(table, *at)
-                }
+                Pattern::Exact(text) => keys.insert_text(text.as_bytes(), *at),
+                Pattern::ServiceAccount { .. } | Pattern::Port(_) => keys.insert(table, *at),
                 Pattern::Cidr { address, prefix } => {
                     let block = (address.is_ipv4(), *prefix);
                     if !keys.blocks.contains(&block) {
@@ -74,8 +94,9 @@ impl Keys {
             Value::Bytes(bytes) => {
                 self.any.into_iter().for_each(&mut *found);
                 if !self.exact.is_empty() {
-                    let same = |at: &u32| matches!(pattern(table, *at), Pattern::Exact(text) if text.as_bytes() == *bytes);
-                    self.exact.find(self.hasher.hash_one(*bytes), same).into_iter().for_each(|at| found(*at));
+                    let same = |exact: &Exact| exact.text(&self.texts) == *bytes;
+                    let exact = self.exact.find(self.hasher.hash_one(*bytes), same);
+                    exact.into_iter().for_each(|exact| found(exact.pattern));
                 }
                 if let Some(tree) = &self.tree {
                     tree.of(bytes, found);
@@ -92,11 +113,11 @@ impl Keys {
             Value::Account(namespace, name) => {
                 let hash = self.hasher.hash_one((namespace.as_bytes(), name.as_bytes()));
                 let same = |at: &u32| value.matches(pattern(table, *at));
-                self.exact.find(hash, same).into_iter().for_each(|at| found(*at));
+                self.others.find(hash, same).into_iter().for_each(|at| found(*at));
             }
             Value::Port(port) => {
                 let same = |at: &u32| value.matches(pattern(table, *at));
-                self.exact.find(self.hasher.hash_one(*port), same).into_iter().for_each(|at| found(*at));
+                self.others.find(self.hasher.hash_one(*port), same).into_iter().for_each(|at| found(*at));
             }
             Value::Address(address) => {
                 for (is_v4, prefix) in &self.blocks {
@@ -107,11 +128,18 @@ impl Keys {
                                 && value.matches(block)
                         };
                         let hash = self.hasher.hash_one(masked(*address, *prefix));
-                        self.exact.find(hash, same).into_iter().for_each(|at| found(*at));
+                        self.others.find(hash, same).into_iter().for_each(|at| found(*at));
                     }
                 }
             }
         }
+    }
+
+    fn insert_text(&mut self, text: &[u8], pattern: u32) {
+        let entry = Exact { start: count(self.texts.len()), length: count(text.len()), pattern };
+        self.texts.extend_from_slice(text);
+        let (hasher, texts) = (&self.hasher, &self.texts);
+        self.exact.insert_unique(hasher.hash_one(text), entry, |exact| hasher.hash_one(exact.text(texts)));
     }
 
     fn insert(&mut self, table: &[Pattern], at: u32) {
@@ -122,10 +150,9 @@ impl Keys {
             }
             Pattern::Port(port) => hasher.hash_one(*port),
             Pattern::Cidr { address, prefix } => hasher.hash_one(masked(*address, *prefix)),
-            Pattern::Exact(text) => hasher.hash_one(text.as_bytes()),
             _ => 0,
         };
-        self.exact.insert_unique(hash_of(&at), at, hash_of);
+        self.others.insert_unique(hash_of(&at), at, hash_of);
     }
 }
 

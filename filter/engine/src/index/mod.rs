@@ -29,18 +29,37 @@ const MAX_FACTS: usize = if cfg!(test) { 6 } else { 64 };
 /// Not a slot.
 const NO_SLOT: u8 = u8::MAX;
 
-/// A part of another table.
+/// A part of a table of numbers. A single number stands here itself: one place less to look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Span {
+    /// Where it starts; of a length of 1, the number.
     start: u32,
     length: u32,
 }
 
 impl Span {
-    fn of<T>(self, table: &[T]) -> &[T] {
+    fn of<'t>(&'t self, table: &'t [u32]) -> &'t [u32] {
+        if self.length == 1 {
+            return core::slice::from_ref(&self.start);
+        }
         let start = self.start as usize;
         table.get(start..start + self.length as usize).unwrap_or(&[])
     }
+
+    /// Puts numbers at the end of a table.
+    fn push(table: &mut Vec<u32>, numbers: &[u32]) -> Self {
+        if let [number] = numbers {
+            return Self { start: *number, length: 1 };
+        }
+        let span = Self { start: count(table.len()), length: count(numbers.len()) };
+        table.extend_from_slice(numbers);
+        span
+    }
+}
+
+/// Tables stay far below 2^32 entries: a configuration of that many does not fit the memory.
+fn count(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// `attribute is one of patterns`, or its negation.
@@ -52,19 +71,32 @@ struct Matching {
     patterns: Span,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct CompiledRule {
-    /// Of `clause_lists`.
-    from: Span,
-    to: Span,
-    /// A clause.
-    when: u32,
+impl Matching {
+    /// Numbers in a program.
+    const WORDS: usize = 3;
+
+    fn words(self) -> [u32; Self::WORDS] {
+        [self.attribute << 1 | u32::from(self.negated), self.patterns.start, self.patterns.length]
+    }
+
+    fn from_words([head, start, length]: [u32; Self::WORDS]) -> Self {
+        Self { attribute: head >> 1, negated: head & 1 != 0, patterns: Span { start, length } }
+    }
 }
 
 #[derive(Debug)]
 struct Slot {
     attribute: u32,
     keys: Keys,
+}
+
+/// What is filed under a pattern.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lead {
+    /// Of `lead_rules`: rules that are filed under it alone.
+    rules: Span,
+    /// Whether pairs begin with it.
+    begins_pairs: bool,
 }
 
 /// Rules that are filed under two patterns.
@@ -84,18 +116,15 @@ pub struct Index {
     attributes: Vec<(Attribute, u8)>,
     patterns: Vec<Pattern>,
     pattern_lists: Vec<u32>,
-    matchings: Vec<Matching>,
-    /// Each of `clause_matchings`.
-    clauses: Vec<Span>,
-    clause_matchings: Vec<u32>,
-    clause_lists: Vec<u32>,
-    rules: Vec<CompiledRule>,
+    /// For each rule, where its program starts.
+    rules: Vec<u32>,
+    /// What a rule asks, in one piece of memory: `from`, `to`, `when`. The first two are the number of words behind,
+    /// then clauses; a clause is the number of its matches, then these.
+    programs: Vec<u32>,
     slots: Vec<Slot>,
-    /// For each pattern, of `single_rules`: the rules that are filed under it alone.
-    singles: Vec<Span>,
-    single_rules: Vec<u32>,
-    /// For each pattern, whether pairs begin with it.
-    begins_pairs: Vec<bool>,
+    /// For each pattern, what is filed under it.
+    leads: Vec<Lead>,
+    lead_rules: Vec<u32>,
     pairs: HashTable<Pair>,
     pair_rules: Vec<u32>,
     /// Rules that are filed under nothing.
@@ -161,10 +190,9 @@ impl Index {
         }
         for slot in 0..self.slots.len() {
             self.each_fact(slot, facts, &mut |first| {
-                if let Some(rules) = self.singles.get(first as usize) {
-                    rules.of(&self.single_rules).iter().for_each(|rule| visit(*rule));
-                }
-                if self.begins_pairs.get(first as usize) == Some(&true) {
+                let Some(lead) = self.leads.get(first as usize) else { return };
+                lead.rules.of(&self.lead_rules).iter().for_each(|rule| visit(*rule));
+                if lead.begins_pairs {
                     for other in 0..self.slots.len() {
                         self.each_fact(other, facts, &mut |second| self.of_pair(first, second, visit));
                     }
@@ -175,10 +203,39 @@ impl Index {
 
     /// Whether a rule matches.
     pub fn holds(&self, rule: u32, facts: &Facts) -> bool {
-        let Some(rule) = self.rules.get(rule as usize) else { return false };
-        self.any_holds(rule.from, facts)
-            && self.any_holds(rule.to, facts)
-            && self.clause_holds(rule.when, facts)
+        let start = self.rules.get(rule as usize).map_or(usize::MAX, |start| *start as usize);
+        let program = self.programs.get(start..).unwrap_or(&[]);
+        self.holds_from(program, facts).unwrap_or(false)
+    }
+
+    /// `None` never happens: a program that ends early.
+    fn holds_from(&self, mut program: &[u32], facts: &Facts) -> Option<bool> {
+        for _ in 0..2 {
+            let (words, rest) = program.split_first()?;
+            let (mut part, rest) = rest.split_at_checked(*words as usize)?;
+            // No clause at all means anything.
+            let mut holds = part.is_empty();
+            while !holds && !part.is_empty() {
+                (holds, part) = self.clause_holds(part, facts)?;
+            }
+            if !holds {
+                return Some(false);
+            }
+            program = rest;
+        }
+        self.clause_holds(program, facts).map(|(holds, _)| holds)
+    }
+
+    /// Whether the first clause holds, and what stands behind it.
+    fn clause_holds<'p>(&self, program: &'p [u32], facts: &Facts) -> Option<(bool, &'p [u32])> {
+        let (matchings, rest) = program.split_first()?;
+        let (matchings, rest) = rest.split_at_checked(*matchings as usize * Matching::WORDS)?;
+        let (matchings, _) = matchings.as_chunks::<{ Matching::WORDS }>();
+        let holds = matchings.iter().all(|words| {
+            let one = Matching::from_words(*words);
+            one.negated != self.matches(&one, facts)
+        });
+        Some((holds, rest))
     }
 
     /// Number of rules.
@@ -208,19 +265,6 @@ impl Index {
                 slot.keys.of(&self.patterns, &value, found);
             });
         }
-    }
-
-    /// No clause at all means anything.
-    fn any_holds(&self, clauses: Span, facts: &Facts) -> bool {
-        clauses.length == 0
-            || clauses.of(&self.clause_lists).iter().any(|clause| self.clause_holds(*clause, facts))
-    }
-
-    fn clause_holds(&self, clause: u32, facts: &Facts) -> bool {
-        let matchings = self.clauses.get(clause as usize).copied().unwrap_or_default();
-        matchings.of(&self.clause_matchings).iter().all(|at| {
-            self.matchings.get(*at as usize).is_some_and(|one| one.negated != self.matches(one, facts))
-        })
     }
 
     fn matches(&self, one: &Matching, facts: &Facts) -> bool {
