@@ -56,8 +56,6 @@ pub enum PathFault {
     Control,
     /// `;` where path parameters are rejected.
     PathParameter,
-    /// More than [`MAX_STRIPPED`] bytes in a path with parameters to strip.
-    TooLong,
 }
 
 impl PathFault {
@@ -73,81 +71,119 @@ impl PathFault {
             Self::Fragment => "fragment",
             Self::Control => "control_byte",
             Self::PathParameter => "path_parameter",
-            Self::TooLong => "too_long",
         }
     }
 }
 
-/// Longest path, in bytes, whose parameters are stripped.
-pub const MAX_STRIPPED: usize = 8192;
-
-/// Checks a `:path` (its query is not looked at, except for `#`).
-pub fn check(path: &[u8], params: PathParams) -> Result<(), PathFault> {
-    if path.contains(&b'#') {
-        return Err(PathFault::Fragment);
-    }
-    let path = path.split(|byte| *byte == b'?').next().unwrap_or(path);
-    if path == b"*" {
-        return Ok(());
-    }
-    let rest = path.strip_prefix(b"/").ok_or(PathFault::NotAbsolute)?;
-    let mut segments = rest.split(|byte| *byte == b'/').peekable();
-    while let Some(segment) = segments.next() {
-        // A trailing slash, and `/` itself, end in one empty segment.
-        let last = segments.peek().is_none();
-        check_segment(segment, params, last)?;
-    }
-    Ok(())
+/// What a byte of a path asks for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Nothing.
+    Plain,
+    Slash,
+    Dot,
+    Percent,
+    Semicolon,
+    /// The end of the path.
+    Question,
+    Fault(PathFault),
 }
 
-fn check_segment(segment: &[u8], params: PathParams, last: bool) -> Result<(), PathFault> {
-    for (at, byte) in segment.iter().enumerate() {
-        match byte {
-            0..0x20 | 0x7f => return Err(PathFault::Control),
-            b'\\' => return Err(PathFault::Backslash),
-            b';' if params == PathParams::Reject => return Err(PathFault::PathParameter),
-            b'%' => match decoded(segment.get(at + 1..)) {
+const CLASSES: [Class; 256] = {
+    let mut classes = [Class::Plain; 256];
+    let mut byte = 0;
+    while byte < classes.len() {
+        #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler, which would say so")]
+        {
+            classes[byte] = match byte as u8 {
+                0..0x20 | 0x7f => Class::Fault(PathFault::Control),
+                b'\\' => Class::Fault(PathFault::Backslash),
+                b'#' => Class::Fault(PathFault::Fragment),
+                b'/' => Class::Slash,
+                b'.' => Class::Dot,
+                b'%' => Class::Percent,
+                b';' => Class::Semicolon,
+                b'?' => Class::Question,
+                _ => Class::Plain,
+            };
+        }
+        byte += 1;
+    }
+    classes
+};
+
+/// Checks a `:path` (its query is not looked at, except for `#`). One pass, whatever is in it.
+pub fn check(path: &[u8], params: PathParams) -> Result<(), PathFault> {
+    let (first, rest) = path.split_first().ok_or(PathFault::NotAbsolute)?;
+    if *first != b'/' {
+        // `*` is what OPTIONS asks of a whole server.
+        return if path == b"*" { Ok(()) } else { Err(PathFault::NotAbsolute) };
+    }
+    let mut rest = rest.iter();
+    let mut segment = Segment::default();
+    while let Some(byte) = rest.next() {
+        match CLASSES.get(usize::from(*byte)).copied().unwrap_or(Class::Plain) {
+            Class::Plain => segment.plain = true,
+            Class::Dot => segment.dots += 1,
+            Class::Slash => {
+                segment.end(false)?;
+                segment = Segment::default();
+            }
+            Class::Percent => match decoded(rest.as_slice()) {
                 Some(b'/' | b'\\') => return Err(PathFault::EscapedSlash),
                 Some(0..0x20 | 0x7f) => return Err(PathFault::Control),
-                _ => {}
+                Some(b'.') => {
+                    segment.dots += 1;
+                    rest = rest.as_slice().get(2..).unwrap_or(&[]).iter();
+                }
+                _ => segment.plain = true,
             },
-            _ => {}
+            Class::Semicolon if params == PathParams::Reject => return Err(PathFault::PathParameter),
+            Class::Semicolon => {
+                // Applications that know parameters drop them before they read dots: `..;x` is a dot segment to them.
+                segment.check_name()?;
+                segment = Segment { plain: true, ..Segment::default() };
+            }
+            Class::Question => {
+                segment.end(true)?;
+                return if rest.as_slice().contains(&b'#') { Err(PathFault::Fragment) } else { Ok(()) };
+            }
+            Class::Fault(fault) => return Err(fault),
         }
     }
-    // Applications that know parameters drop them before they read dots, so `..;x` is a dot segment for them.
-    let name = segment.split(|byte| *byte == b';').next().unwrap_or(segment);
-    if is_dots(name) {
-        return Err(PathFault::DotSegment);
+    segment.end(true)
+}
+
+/// What has been seen of a segment's name.
+#[derive(Default)]
+struct Segment {
+    /// Dots, also `%2e`.
+    dots: usize,
+    /// Anything else.
+    plain: bool,
+}
+
+impl Segment {
+    /// At the end of a segment; `last` of the path, where it may be empty: a trailing slash, and `/` itself.
+    fn end(&self, last: bool) -> Result<(), PathFault> {
+        if last && self.dots == 0 && !self.plain { Ok(()) } else { self.check_name() }
     }
-    if name.is_empty() && !(last && segment.is_empty()) {
-        return Err(PathFault::EmptySegment);
+
+    fn check_name(&self) -> Result<(), PathFault> {
+        match self {
+            Self { plain: true, .. } => Ok(()),
+            Self { dots: 0, .. } => Err(PathFault::EmptySegment),
+            Self { dots: 1 | 2, .. } => Err(PathFault::DotSegment),
+            Self { .. } => Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// The byte that two hexadecimal digits stand for.
-fn decoded(digits: Option<&[u8]>) -> Option<u8> {
-    match digits? {
-        [high, low, ..] => {
-            let value = char::from(*high).to_digit(16)? * 16 + char::from(*low).to_digit(16)?;
-            u8::try_from(value).ok()
-        }
-        _ => None,
-    }
-}
-
-/// `.` and `..`, each dot as it is or as `%2e`.
-fn is_dots(segment: &[u8]) -> bool {
-    let mut rest = segment;
-    let mut dots = 0;
-    while !rest.is_empty() {
-        rest = match rest {
-            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
-            _ => return false,
-        };
-        dots += 1;
-    }
-    dots == 1 || dots == 2
+fn decoded(digits: &[u8]) -> Option<u8> {
+    let (high, low) = (digits.first()?, digits.get(1)?);
+    let value = char::from(*high).to_digit(16)? * 16 + char::from(*low).to_digit(16)?;
+    u8::try_from(value).ok()
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct AffixSet {
 
 #[derive(Debug)]
 struct Entry {
+    /// The first eight bytes from the end that is compared, so that bisection rarely looks at the text.
+    key: u64,
     start: u32,
     length: u32,
     /// Longest other entry that this one has as its affix.
@@ -50,8 +52,8 @@ impl AffixSet {
             }
             let start = u32::try_from(set.texts.len()).unwrap_or(NONE);
             let length = u32::try_from(text.len()).unwrap_or(NONE);
+            set.entries.push(Entry { key: key(end, &text), start, length, parent, value });
             set.texts.extend_from_slice(&text);
-            set.entries.push(Entry { start, length, parent, value });
         }
         set
     }
@@ -63,7 +65,11 @@ impl AffixSet {
 
     /// Calls `found` for every affix that `value` has, the longest first.
     pub fn of(&self, value: &[u8], found: &mut dyn FnMut(u32)) {
-        let after = self.entries.partition_point(|entry| compare(self.end, self.text(entry), value).is_le());
+        let key = key(self.end, value);
+        let after = self.entries.partition_point(|entry| match entry.key.cmp(&key) {
+            Ordering::Equal => compare(self.end, self.text(entry), value).is_le(),
+            different => different.is_lt(),
+        });
         let mut at = u32::try_from(after).unwrap_or(NONE).wrapping_sub(1);
         let mut matching = false;
         while let Some(entry) = self.get(at) {
@@ -91,6 +97,16 @@ impl AffixSet {
             End::Tail => value.ends_with(self.text(entry)),
         }
     }
+}
+
+/// The first eight bytes from this end as a number that sorts as they do; a shorter text is filled up with zeroes.
+fn key(end: End, text: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    match end {
+        End::Start => bytes.iter_mut().zip(text).for_each(|(slot, byte)| *slot = *byte),
+        End::Tail => bytes.iter_mut().zip(text.iter().rev()).for_each(|(slot, byte)| *slot = *byte),
+    }
+    u64::from_be_bytes(bytes)
 }
 
 fn compare(end: End, a: &[u8], b: &[u8]) -> Ordering {

@@ -3,7 +3,7 @@
 //! A node is reached in one way only, so a value visits each node at most once, whatever a caller sends; the depth is
 //! that of the patterns (a template has at most 256 bytes) and not that of the value.
 
-use core::hash::BuildHasher;
+use core::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -20,12 +20,16 @@ pub struct SegmentTree {
     nodes: Vec<Node>,
     /// From a node by a literal segment to a node.
     edges: HashTable<Edge>,
-    /// Texts of the edges.
+    /// Texts of edges that are too long to stand in them.
     texts: Vec<u8>,
     prefixes: Vec<AffixSet>,
     tails: Vec<AffixSet>,
     /// Longest literal segment; a longer one of a value need not be looked up.
     longest: usize,
+    /// Where an empty segment leads from the root, as in all paths.
+    behind_slash: u32,
+    /// Whether anything depends on which bytes a value has.
+    has_wildcards: bool,
 }
 
 #[derive(Debug)]
@@ -44,9 +48,13 @@ struct Node {
 struct Edge {
     from: u32,
     to: u32,
-    start: u32,
     length: u32,
+    /// The text, or where it starts in `texts` if it is longer.
+    text: [u8; INLINE],
 }
+
+/// Longest text of an edge that stands in it, in bytes: with it an edge has 32.
+const INLINE: usize = 20;
 
 /// Collects patterns for a [`SegmentTree`].
 #[derive(Debug)]
@@ -68,6 +76,8 @@ impl Builder {
             prefixes: Vec::new(),
             tails: Vec::new(),
             longest: 0,
+            behind_slash: NONE,
+            has_wildcards: false,
         };
         let mut builder = Self { tree, prefixes: Vec::new(), tails: Vec::new() };
         builder.node();
@@ -119,6 +129,9 @@ impl Builder {
         let only_root_without_anything =
             self.tree.nodes.len() == 1 && self.prefixes.is_empty() && self.tails.is_empty();
         let sets = |end, sets: Vec<_>| sets.into_iter().map(|set| AffixSet::new(end, set)).collect();
+        self.tree.behind_slash = self.tree.literal(0, b"").unwrap_or(NONE);
+        self.tree.has_wildcards =
+            !self.tails.is_empty() || self.tree.nodes.iter().any(|node| node.star != NONE);
         self.tree.prefixes = sets(End::Start, self.prefixes);
         self.tree.tails = sets(End::Tail, self.tails);
         (!only_root_without_anything).then_some(self.tree)
@@ -143,13 +156,11 @@ impl Builder {
         }
         let to = self.node();
         let tree = &mut self.tree;
-        let start = u32::try_from(tree.texts.len()).unwrap_or(NONE);
-        let length = u32::try_from(segment.len()).unwrap_or(NONE);
-        tree.texts.extend_from_slice(segment);
+        let edge = Edge::new(from, to, segment, &mut tree.texts);
         tree.longest = tree.longest.max(segment.len());
         let (hasher, texts) = (&tree.hasher, &tree.texts);
         let hash_of = |edge: &Edge| hash(hasher, edge.from, edge.text(texts));
-        tree.edges.insert_unique(hash(hasher, from, segment), Edge { from, to, start, length }, hash_of);
+        tree.edges.insert_unique(hash(hasher, from, segment), edge, hash_of);
         to
     }
 }
@@ -166,8 +177,24 @@ fn add(sets: &mut Vec<Vec<(Vec<u8>, u32)>>, number: &mut u32, text: &[u8], value
 }
 
 impl Edge {
-    fn text<'t>(&self, texts: &'t [u8]) -> &'t [u8] {
-        let (start, length) = (self.start as usize, self.length as usize);
+    fn new(from: u32, to: u32, segment: &[u8], texts: &mut Vec<u8>) -> Self {
+        let mut text = [0; INLINE];
+        if segment.len() <= INLINE {
+            text.iter_mut().zip(segment).for_each(|(slot, byte)| *slot = *byte);
+        } else {
+            let start = u32::try_from(texts.len()).unwrap_or(NONE).to_le_bytes();
+            text.iter_mut().zip(start).for_each(|(slot, byte)| *slot = byte);
+            texts.extend_from_slice(segment);
+        }
+        Self { from, to, length: u32::try_from(segment.len()).unwrap_or(NONE), text }
+    }
+
+    fn text<'t>(&'t self, texts: &'t [u8]) -> &'t [u8] {
+        let length = self.length as usize;
+        if let Some(text) = self.text.get(..length) {
+            return text;
+        }
+        let start = self.text.first_chunk().map_or(0, |start| u32::from_le_bytes(*start)) as usize;
         texts.get(start..start + length).unwrap_or(&[])
     }
 }
@@ -183,10 +210,22 @@ struct Subject<'v> {
 impl SegmentTree {
     /// Calls `found` for every pattern that matches.
     pub fn of(&self, value: &[u8], found: &mut dyn FnMut(u32)) {
-        let is_odd = |byte: &u8| *byte != b'/' && !is_template_byte(*byte);
-        let first_odd = value.iter().position(is_odd).unwrap_or(value.len());
-        let odd_end = value.iter().rposition(is_odd).map_or(0, |at| at + 1);
-        self.visit(0, 0, &Subject { value, first_odd, odd_end }, found);
+        let mut subject = Subject { value, first_odd: value.len(), odd_end: 0 };
+        if self.has_wildcards {
+            for (at, byte) in value.iter().enumerate() {
+                if *byte != b'/' && !is_template_byte(*byte) {
+                    subject.first_odd = subject.first_odd.min(at);
+                    subject.odd_end = at + 1;
+                }
+            }
+        }
+        match (value.first(), self.nodes.first()) {
+            // One look-up less for what all paths begin with, if nothing else begins at the root.
+            (Some(b'/'), Some(Node { prefixes: NONE, tails: NONE, .. })) => {
+                self.visit(self.behind_slash, 1, &subject, found);
+            }
+            _ => self.visit(0, 0, &subject, found),
+        }
     }
 
     /// At a node, with the value's part from `start` to go.
@@ -237,7 +276,10 @@ impl Subject<'_> {
 }
 
 fn hash(hasher: &FixedState, from: u32, segment: &[u8]) -> u64 {
-    hasher.hash_one((from, segment))
+    let mut hasher = hasher.build_hasher();
+    hasher.write_u32(from);
+    hasher.write(segment);
+    hasher.finish()
 }
 
 /// The first segment, and what follows the `/` behind it.

@@ -133,13 +133,17 @@ fn attribution_is_lexicographic() {
 fn aliases_of_the_trust_domain() {
     let mut config = config();
     config.trust_domain_aliases = vec![TrustDomain::parse("old").unwrap()];
-    for text in ["cluster.local/ns/a/sa/shop", "td/ns/a/*", "old/ns/a/sa/shop", "spiffe://td/ns/*/sa/shop"] {
+    for text in ["cluster.local/ns/a/sa/shop", "td/ns/a/sa/*", "old/ns/a/sa/shop", "spiffe://td/ns/*/sa/shop"]
+    {
         config.policies = vec![policy("web/a", Action::Allow, vec![rule(text, "GET", "*")])];
         for domain in ["td", "old"] {
             let peer = format!("spiffe://{domain}/ns/a/sa/shop");
             assert_eq!(decide(&config, &request(&peer, "GET", "/")).0, Reason::AllowRule, "{text} {peer}");
         }
     }
+    // As in Istio, what is shorter than a whole principal means the one trust domain.
+    config.policies = vec![policy("web/a", Action::Allow, vec![rule("td/ns/a/*", "GET", "*")])];
+    assert_eq!(decide(&config, &request("spiffe://old/ns/a/sa/shop", "GET", "/")).0, Reason::NoAllowRule);
 }
 
 #[test]
