@@ -11,6 +11,7 @@ mod completions;
 mod edit;
 mod filter;
 mod patch;
+mod policy;
 mod render;
 mod unpatch;
 mod up;
@@ -25,6 +26,8 @@ pub enum Command {
     Completions(completions::Args),
     /// Look at a built filter
     Filter(filter::Args),
+    /// Test, lint and explain policies
+    Policy(policy::Args),
     /// Put the filter into Envoy configurations and ConfigMaps that are there already
     Patch(patch::Args),
     /// Take it out again: the bytes from before
@@ -42,6 +45,7 @@ impl Command {
             Self::Certs(args) => args.run(console),
             Self::Completions(args) => completions::run(&args, console),
             Self::Filter(args) => filter::run(&args, console),
+            Self::Policy(args) => policy::run(args, console),
             Self::Patch(args) => patch::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),
             Self::Render(args) => render::run(&args, console),

@@ -8,6 +8,9 @@
 //! | [`authorization`], [`peer`] | checked policies |
 //! | [`select`] | which policies are for which workload |
 //! | [`compile`] | checked policies → the engine's, for one workload |
+//! | [`documents`] | texts → documents, also without a Mesh |
+//! | [`eval`] | requests as lines of JSON → decisions as lines of JSON |
+//! | [`listener`] | what the listener makes of a path before the filter sees it |
 //!
 //! Deliberately absent: deciding. That is the engine's, the same code as in the filter.
 
@@ -15,6 +18,9 @@ pub mod authorization;
 pub mod check;
 pub mod compile;
 pub mod condition;
+pub mod documents;
+pub mod eval;
+pub mod listener;
 pub mod model;
 pub mod peer;
 pub mod select;

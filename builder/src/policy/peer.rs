@@ -60,6 +60,16 @@ pub fn peer_authentication_for(
     root_namespace: &str,
     port: Option<u16>,
 ) -> Mode {
+    said(policies, workload, root_namespace, port).unwrap_or(Mode::Strict)
+}
+
+/// The same where the policies say something.
+pub(super) fn said(
+    policies: &Policies,
+    workload: &Workload<'_>,
+    root_namespace: &str,
+    port: Option<u16>,
+) -> Option<Mode> {
     let own: Vec<&PeerAuthentication> = policies
         .peer
         .iter()
@@ -82,7 +92,6 @@ pub fn peer_authentication_for(
         .or_else(|| strictest(&mut own.iter().filter_map(|policy| policy.mode)))
         .or_else(|| of_all(workload.namespace))
         .or_else(|| of_all(root_namespace))
-        .unwrap_or(Mode::Strict)
 }
 
 pub(super) fn check(

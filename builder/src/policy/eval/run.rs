@@ -1,0 +1,152 @@
+//! Lines in, lines out: streamed, one request in memory at a time.
+
+use std::borrow::Cow;
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+
+use meshward_engine::config::{GuardMode, Protocol};
+use meshward_engine::decision::{Decision, Reason, Shadow};
+use meshward_engine::path_guard;
+use meshward_engine::request::Request;
+
+use super::request::{self, Line};
+use super::{Evaluator, Paths, answer};
+use crate::policy::listener;
+
+/// Longest line that is read, in bytes.
+const LONGEST_LINE: u64 = 16 << 20;
+
+/// How it went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Requests answered, unreadable ones included.
+    pub answered: u64,
+    /// Lines that could not be read.
+    pub unreadable: u64,
+}
+
+/// Answers every line of `input`. Blank lines are passed over.
+///
+/// # Errors
+/// The input or the output fails. A reader of the output that left early is no error: the run ends.
+pub fn run(evaluator: &Evaluator, input: impl Read, output: &mut dyn Write) -> io::Result<Summary> {
+    let mut input = BufReader::with_capacity(1 << 16, input);
+    let mut output = BufWriter::with_capacity(1 << 16, output);
+    let mut summary = Summary::default();
+    let mut line = Vec::new();
+    let mut number = 0u64;
+    loop {
+        line.clear();
+        if input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        number += 1;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        summary.answered += 1;
+        let written = match evaluator.answer(&line, &mut output) {
+            Ok(written) => written,
+            Err(error) => {
+                summary.unreadable += 1;
+                let place = format!("line {number}: {error}");
+                answer::write_error(&mut output, &request::id_of(&line), &place)
+            }
+        };
+        // Whoever writes one line and waits for its answer gets it.
+        let written = match written {
+            Ok(()) if input.buffer().is_empty() => output.flush(),
+            other => other,
+        };
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(summary),
+            other => other?,
+        }
+    }
+    match output.flush() {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(summary),
+        other => other.map(|()| summary),
+    }
+}
+
+impl Evaluator {
+    /// Answers one line. The outer error is about the line, the inner about the output.
+    fn answer(&self, line: &[u8], output: &mut impl Write) -> Result<io::Result<()>, String> {
+        let line: Line<'_> = serde_json::from_slice(line).map_err(|error| in_words(&error))?;
+        let protocol = match line.protocol {
+            Some(request::Protocol::Http) => Protocol::Http,
+            Some(request::Protocol::Tcp) => Protocol::Tcp,
+            None => self.protocol,
+        };
+        let policy = if protocol == Protocol::Http { &self.http } else { &self.tcp };
+        let needs = policy.needs();
+        let sent = line.path.as_ref().filter(|_| protocol == Protocol::Http).map(|path| path.bytes());
+        let path = match sent.map(|path| self.path(path)).transpose() {
+            Ok(path) => path,
+            Err(fault) => {
+                let shadow = Shadow::default();
+                let decision = Decision { reason: Reason::Path(fault), rule: None, audit: None, shadow };
+                return Ok(answer::write(output, &line.id.0, policy, &decision));
+            }
+        };
+        let (mut headers, mut claims, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
+        line.headers(needs, &mut headers);
+        line.claims(needs, &mut claims);
+        line.metadata(needs, &mut metadata);
+        let request_principal = if needs.request_principal { line.request_principal() } else { None };
+        let source = line.source.as_ref();
+        let source_ip = source.and_then(|source| source.ip);
+        let destination = line.destination.as_ref();
+        let request = Request {
+            peer: line.peer(),
+            serial: None,
+            source_ip,
+            remote_ip: source.and_then(|source| source.remote_ip).or(source_ip),
+            destination_ip: destination.and_then(|destination| destination.ip),
+            destination_port: self.port(destination.and_then(|destination| destination.port)),
+            sni: line.sni.as_ref().map(|sni| sni.bytes()),
+            method: line.method.as_ref().map(|method| method.bytes()),
+            path: path.as_deref(),
+            authority: line.host.as_ref().map(|host| host.bytes()),
+            headers: &headers,
+            request_principal: request_principal.as_ref().map(|principal| principal.as_bytes()),
+            claims: &claims,
+            metadata: &metadata,
+        };
+        let decision = policy.decide(&request);
+        Ok(answer::write(output, &line.id.0, policy, &decision))
+    }
+
+    /// The port that the filter sees.
+    fn port(&self, port: Option<u16>) -> Option<u16> {
+        match (self.ports, port) {
+            (Some(map), None) => Some(map.listener),
+            (Some(map), Some(port)) if port == map.application => Some(map.listener),
+            _ => port,
+        }
+    }
+
+    /// The path that the rules see.
+    fn path<'a>(&self, path: &'a [u8]) -> Result<Cow<'a, [u8]>, path_guard::PathFault> {
+        match self.paths {
+            Paths::Sent => listener::normalize(path),
+            Paths::Seen => {
+                let guarded = match self.guard.mode {
+                    GuardMode::Always => true,
+                    GuardMode::WhenPathsMatter => self.http.needs().path,
+                    GuardMode::Never => false,
+                };
+                if guarded {
+                    path_guard::check(path, self.guard.path_params)?;
+                }
+                Ok(listener::decode_unreserved(path))
+            }
+        }
+    }
+}
+
+/// serde_json's words, without the place in a line that is a line of its own.
+fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let words = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
+    format!("{words} (column {})", error.column())
+}
