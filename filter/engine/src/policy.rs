@@ -7,9 +7,11 @@
 
 mod attribution;
 mod check;
+mod explain;
 mod gate;
 mod needs;
 
+pub use self::explain::{Explanation, NearestMiss};
 use self::gate::Gate;
 pub use self::needs::Attributes;
 use crate::config::{

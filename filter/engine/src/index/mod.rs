@@ -9,6 +9,7 @@ mod affix;
 mod build;
 mod keys;
 mod segments;
+mod trace;
 pub mod value;
 
 use foldhash::fast::FixedState;

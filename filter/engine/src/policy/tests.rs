@@ -185,3 +185,45 @@ fn selectors_share_the_language() {
     assert_eq!(selected("/ab"), [0, 2]);
     assert_eq!(selected("/b"), [2]);
 }
+
+#[test]
+fn a_denial_names_what_came_nearest() {
+    let mut config = config();
+    config.policies = vec![
+        policy("web/others", Action::Allow, vec![rule("td/ns/x/sa/x", "GET", "/books/*")]),
+        policy("web/readers", Action::Allow, vec![Rule::any(), rule("td/ns/a/sa/shop", "GET", "/books/*")]),
+    ];
+    config.policies[1].rules[0].from = vec![Clause::new(vec![one(Attribute::Principal, "td/nobody")])];
+    let policy = Policy::compile(&config).unwrap();
+    let explanation = policy.explain(&request(SHOP, "DELETE", "/books/1"));
+    assert_eq!(
+        explanation.summary,
+        "no rule of an ALLOW policy matches; nearest: policy `web/readers` rule 1 matched principals, paths and failed \
+         methods: DELETE is not in [GET]"
+    );
+    let miss = explanation.nearest_miss.unwrap();
+    assert_eq!(miss.rule, RuleRef { policy: 1, rule: 1 });
+    assert_eq!(miss.failed, [("methods".to_owned(), "DELETE is not in [GET]".to_owned())]);
+    let summary = |request: &Request| policy.explain(request).summary;
+    assert_eq!(summary(&request(SHOP, "GET", "/books/1")), "allowed by policy `web/readers` rule 1");
+    let foreign = request("spiffe://other/a", "GET", "/books/1");
+    assert_eq!(summary(&foreign), "the caller's trust domain is not accepted: spiffe://other/a");
+    assert_eq!(summary(&request(SHOP, "GET", "//")), "the path could be read in two ways: empty_segment");
+}
+
+#[test]
+fn an_absent_value_is_said_to_be_absent() {
+    let mut config = config();
+    let header = Attribute::Header { name: "x-team".into(), mode: crate::config::HeaderMode::Joined };
+    let mut wanted = one(header, "a*");
+    wanted.patterns.extend((0..7).map(|number| Pattern::Exact(number.to_string().into())));
+    let mut rule = Rule::any();
+    rule.when = Clause::new(vec![wanted]);
+    config.policies = vec![policy("web/a", Action::Allow, vec![rule])];
+    let explanation = Policy::compile(&config).unwrap().explain(&request(SHOP, "GET", "/"));
+    let why = "the request has none, which is not in [a*, 0, 1, 2, 3, … 3 more]";
+    assert_eq!(
+        explanation.nearest_miss.unwrap().failed,
+        [("request.headers[x-team]".to_owned(), why.to_owned())]
+    );
+}

@@ -1,0 +1,106 @@
+//! A decision in words, with the rule that came nearest. Costs as much as asking every rule, so only on demand.
+
+use super::{Group, Policy};
+use crate::decision::{Decision, Reason, RuleRef};
+use crate::request::{Peer, Request};
+
+/// A decision for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// What [`Policy::decide`] answers.
+    pub decision: Decision,
+    /// One sentence, lower case, without a full stop.
+    pub summary: String,
+    /// When ALLOW rules exist and none matches: the one that comes nearest.
+    pub nearest_miss: Option<NearestMiss>,
+}
+
+/// The ALLOW rule of which most fields matched; of equals the first in the order of attribution.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NearestMiss {
+    /// Which.
+    pub rule: RuleRef,
+    /// Fields that matched, as they are named in a policy.
+    pub passed: Vec<String>,
+    /// Fields that did not, and why: `("methods", "DELETE is not in [GET]")`.
+    pub failed: Vec<(String, String)>,
+}
+
+impl Policy {
+    /// Decides, and says why.
+    #[must_use]
+    pub fn explain(&self, request: &Request) -> Explanation {
+        let decision = self.decide(request);
+        let nearest_miss =
+            if decision.reason == Reason::NoAllowRule { self.nearest_miss(request) } else { None };
+        let mut summary = self.because(&decision, request);
+        if let Some(miss) = &nearest_miss {
+            summary.push_str("; nearest: ");
+            self.push_rule(&mut summary, miss.rule);
+            if !miss.passed.is_empty() {
+                summary.push_str(" matched ");
+                summary.push_str(&miss.passed.join(", "));
+                summary.push_str(" and");
+            }
+            summary.push_str(" failed ");
+            for (at, (field, why)) in miss.failed.iter().enumerate() {
+                summary.push_str(if at == 0 { "" } else { "; " });
+                summary.push_str(field);
+                summary.push_str(": ");
+                summary.push_str(why);
+            }
+        }
+        Explanation { decision, summary, nearest_miss }
+    }
+
+    /// The ALLOW rule of which most fields match, of those that are in force.
+    fn nearest_miss(&self, request: &Request) -> Option<NearestMiss> {
+        let end = |group: usize| self.ends.get(group).copied();
+        let facts = self.index.facts(request);
+        let rules = end(Group::Deny as usize)?..end(Group::Allow as usize)?;
+        let nearest = rules.min_by_key(|rule| {
+            let (failed, passed) = self.index.fares(*rule, &facts);
+            (failed, usize::MAX - passed)
+        })?;
+        let trace = self.index.trace(nearest, &facts);
+        Some(NearestMiss { rule: self.origin(nearest)?, passed: trace.passed, failed: trace.failed })
+    }
+
+    fn because(&self, decision: &Decision, request: &Request) -> String {
+        let mut text = String::new();
+        match decision.reason {
+            Reason::AllowRule | Reason::DenyRule => {
+                text.push_str(if decision.is_allowed() { "allowed by " } else { "denied by " });
+                decision.rule.into_iter().for_each(|rule| self.push_rule(&mut text, rule));
+            }
+            Reason::NoAllowRule => text.push_str("no rule of an ALLOW policy matches"),
+            Reason::DefaultAllow => {
+                text.push_str("no ALLOW policy selects the workload, and the default is ALLOW")
+            }
+            Reason::DefaultDeny => {
+                text.push_str("no ALLOW policy selects the workload, and the default is DENY")
+            }
+            Reason::Path(fault) => {
+                text.push_str("the path could be read in two ways: ");
+                text.push_str(fault.as_str());
+            }
+            Reason::NoIdentity => text.push_str("the caller has no certificate, and one is required"),
+            Reason::InvalidIdentity => text.push_str("the caller's certificate is not an X509-SVID"),
+            Reason::ForeignTrustDomain => text.push_str("the caller's trust domain is not accepted: "),
+            Reason::Revoked => text.push_str("revoked: "),
+        }
+        if let (Reason::ForeignTrustDomain | Reason::Revoked, Peer::Verified(id)) =
+            (decision.reason, request.peer)
+        {
+            text.push_str(id.as_str());
+        }
+        text
+    }
+
+    fn push_rule(&self, text: &mut String, rule: RuleRef) {
+        text.push_str("policy `");
+        text.push_str(self.name(rule));
+        text.push_str("` rule ");
+        text.push_str(&rule.rule.to_string());
+    }
+}
