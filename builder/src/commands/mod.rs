@@ -15,6 +15,7 @@ mod policy;
 mod render;
 mod unpatch;
 mod up;
+mod validate;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -36,6 +37,8 @@ pub enum Command {
     Render(render::Args),
     /// Run the whole mesh on this machine, without Kubernetes
     Up(up::Args),
+    /// Check everything that `render` writes: with a real Envoy, kustomize, the Kubernetes schemas
+    Validate(validate::Args),
 }
 
 impl Command {
@@ -50,6 +53,7 @@ impl Command {
             Self::Unpatch(args) => unpatch::run(&args, console),
             Self::Render(args) => render::run(&args, console),
             Self::Up(args) => up::run(&args, console),
+            Self::Validate(args) => validate::run(&args, console),
         }
     }
 }

@@ -1,0 +1,107 @@
+//! `meshward validate`: everything that `render` writes, asked of those who will read it.
+
+use std::path::{Path, PathBuf};
+
+use crate::console::{Console, Exit};
+use crate::diagnostic::Failure;
+use crate::kube::Filter;
+use crate::mesh::MeshFiles;
+use crate::validate::{self, Check, Outcome, Tools};
+use crate::wasm::{self, BuildOptions, Origin};
+use crate::{envoy_binary, validate::on_path};
+
+/// Checks the mesh with a real Envoy, kustomize and the Kubernetes schemas. Nothing is written, nothing is contacted but
+/// for tools that are missing.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What cannot be checked here is SKIPPED, with the reason; with --strict that fails, too.\n\n\
+    Exit codes: 0 all good; 1 something is wrong, or could not be checked at all.\n\n\
+    Examples:\n  meshward validate\n  meshward validate -f deploy/mesh.yaml --envoy /usr/local/bin/envoy -o json\n  \
+    meshward validate --strict --module .meshward/filter/meshward-0123456789ab.wasm"
+)]
+pub struct Args {
+    #[command(flatten)]
+    files: MeshFiles,
+    /// The Envoy to ask [default: $ENVOY, PATH, else the pinned one, which is fetched]
+    #[arg(long, value_name = "FILE")]
+    envoy: Option<PathBuf>,
+    /// The filter's module [default: built from the sources]
+    #[arg(long, value_name = "FILE", env = "MESHWARD_MODULE")]
+    module: Option<PathBuf>,
+    /// Fetch nothing: skip the Kubernetes schemas when they are not here
+    #[arg(long)]
+    offline: bool,
+    /// Fail when something is skipped
+    #[arg(long)]
+    strict: bool,
+    /// How to print the result
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
+    let mesh = args.files.load()?;
+    for warning in &mesh.warnings {
+        console.report(warning);
+    }
+    let envoy = envoy_binary::locate(args.envoy.as_deref(), console)?;
+    let options = BuildOptions {
+        origin: Origin::from_args(args.module.as_deref(), None),
+        output_dir: PathBuf::from(".meshward/filter"),
+        wasm_opt: false,
+    };
+    let built = wasm::build(&options, console)?;
+    let tools = Tools {
+        envoy: Ok(envoy),
+        kubectl: on_path("kubectl"),
+        python: validate::python_with_schemas(cache_folder().as_deref(), !args.offline),
+    };
+    let checks = validate::validate(&mesh, &Filter { sha256: built.sha256 }, Path::new(&built.path), &tools)?;
+    match args.output {
+        Format::Json => {
+            let _ = writeln!(console.out(), "{:#}", serde_json::json!(checks));
+        }
+        Format::Table => table(&checks, console),
+    }
+    let count = |wanted: fn(&Outcome) -> bool| checks.iter().filter(|check| wanted(&check.outcome)).count();
+    let bad = count(|outcome| matches!(outcome, Outcome::Bad { .. }));
+    let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
+    console.note(&format!("{} checks: {bad} bad, {skipped} skipped", checks.len()));
+    Ok(if bad > 0 || (args.strict && skipped > 0) { Exit::Failure } else { Exit::Success })
+}
+
+fn table(checks: &[Check], console: &mut Console<'_>) {
+    for check in checks {
+        let word = match &check.outcome {
+            Outcome::Good => "ok",
+            Outcome::Skipped { .. } => "SKIPPED",
+            Outcome::Bad { .. } => "BAD",
+        };
+        let reason = match &check.outcome {
+            Outcome::Skipped { reason } => format!(": {reason}"),
+            _ => String::new(),
+        };
+        let _ = writeln!(console.out(), "{word:8}{:10} {}{reason}", check.kind, check.subject);
+        if let Outcome::Bad { diagnostics } = &check.outcome {
+            for diagnostic in diagnostics {
+                console.report(diagnostic);
+            }
+        }
+    }
+}
+
+/// The folder for what is fetched, as `envoy_binary` has it.
+fn cache_folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("MESHWARD_CACHE")
+        .or_else(|| {
+            set("XDG_CACHE_HOME").filter(|folder| folder.is_absolute()).map(|folder| folder.join("meshward"))
+        })
+        .or_else(|| set("HOME").map(|home| home.join(".cache/meshward")))
+}
