@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::Plugins;
 use crate::mesh::{Resolved, Service, model, ports};
-use crate::policy::{self, Workload};
+use crate::policy;
 
 /// The name under which the permissions of `calls` show up in logs and metrics.
 pub const CALLS_POLICY: &str = "mesh/calls";
@@ -72,14 +72,12 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
             model::PathParams::Keep => PathParams::Keep,
         },
     };
-    let compiled = policy::compile_for(&mesh.policies, workload(service), &names(mesh, service));
+    let compiled = policies(mesh, service);
     if compiled.source_ip && compiled.remote_ip && service.protocol == model::Protocol::Http {
         return Err(two_addresses(service).into());
     }
     config.policies = compiled.policies;
-    let mode =
-        policy::peer_authentication_for(&mesh.policies, &workload(service), &mesh.namespace, service.port);
-    if mode != policy::Mode::Strict {
+    if mesh.mode(service) != policy::Mode::Strict {
         config.identity = IdentityMode::Optional;
     }
     let allowed = config.policies.iter().any(|policy| policy.action == Action::Allow && !policy.dry_run);
@@ -90,15 +88,15 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
     Ok(config)
 }
 
-/// What the selectors of policies see of a service.
-pub fn workload(service: &Service) -> Workload<'_> {
-    Workload { service: Some(&service.name), namespace: &service.namespace, labels: &service.labels }
+/// The policies for a service, compiled.
+pub(crate) fn policies(mesh: &Resolved, service: &Service) -> policy::Compiled {
+    policy::compile_for(&mesh.policies, mesh.workload(service), &names(mesh, service))
 }
 
 /// What the policies of a service are compiled with.
 fn names<'a>(mesh: &'a Resolved, service: &Service) -> policy::Names<'a> {
     policy::Names {
-        root_namespace: &mesh.namespace,
+        root_namespace: &mesh.root_namespace,
         trust_domain: &mesh.trust_domain,
         trust_domain_aliases: &mesh.trust_domain_aliases,
         port: service.port.map(|application| policy::PortMap { application, listener: ports::INBOUND }),

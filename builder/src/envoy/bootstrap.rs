@@ -1,5 +1,7 @@
 //! The bootstrap: everything of a sidecar that does not change while it runs.
 
+use meshward_engine::stats;
+
 use super::placement::Place;
 use super::types::{
     Address, Admin, Bootstrap, Extension, Node, OverloadAction, OverloadManager, StaticResources,
@@ -44,15 +46,11 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
     }
 }
 
-/// Labels of the filter's metrics. The ABI knows none, so they are in the names (`meshward_decisions.verdict.deny.…`);
-/// group 1 is cut out of the name, group 2 is the label's value.
+/// Labels of the filter's metrics: the ABI knows none, so they are in the names, and taken out of them here.
 fn stats_tags() -> Vec<TagSpecifier> {
-    ["role", "verdict", "reason", "policy", "limit", "breaker", "peer", "mode"]
-        .into_iter()
-        .map(|tag| TagSpecifier {
-            tag_name: tag.to_owned(),
-            regex: format!(r"^wasmcustom\.meshward_.*?(\.{tag}\.([^.]+))"),
-        })
+    stats::TAGS
+        .iter()
+        .map(|tag| TagSpecifier { tag_name: tag.name.to_owned(), regex: tag.regex.to_owned() })
         .collect()
 }
 

@@ -11,6 +11,7 @@ use super::types::{
 };
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
+use crate::policy::Mode;
 
 /// The own application and the own admin interface. No service can have these names: they have an underscore.
 pub const APPLICATION: &str = "local_application";
@@ -97,7 +98,10 @@ pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
         cluster.dns_refresh_rate = Some("5s");
     }
     cluster.lb_policy = Some("LEAST_REQUEST");
-    cluster.transport_socket = Some(tls::upstream(&place.config, callee.fqdn(), mesh.spiffe_id(callee)));
+    // Plain text only where the callee takes nothing else.
+    if mesh.mode(callee) != Mode::Disable {
+        cluster.transport_socket = Some(tls::upstream(&place.config, callee.fqdn(), mesh.spiffe_id(callee)));
+    }
     if callee.protocol == Protocol::Http {
         cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION));
     }

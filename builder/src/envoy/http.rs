@@ -20,7 +20,7 @@ pub const UPSTREAM_CONNECTION_DURATION: &str = "3300s";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Other sidecars, by mTLS.
-    Inbound,
+    Inbound(Inbound),
     /// The application of this pod.
     Outbound,
     /// The world.
@@ -29,10 +29,20 @@ pub enum Side {
     Health,
 }
 
+/// What differs among inbound managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// The client's certificate was checked.
+    pub mtls: bool,
+    /// A policy asks for the original client (`remoteIpBlocks`): the address that the last proxy of the mesh wrote into
+    /// `x-forwarded-for`. Any caller of the mesh can write one, too, so that it is as true as the callers are honest.
+    pub original_client: bool,
+}
+
 impl Side {
     pub fn name(self) -> &'static str {
         match self {
-            Self::Inbound => "inbound",
+            Self::Inbound(_) => "inbound",
             Self::Outbound => "outbound",
             Self::Edge => "edge",
             Self::Health => "health",
@@ -60,6 +70,11 @@ fn nobody_is_internal() -> InternalAddressConfig {
 pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<Extension>) -> Extension {
     // Outbound, paths stay as the application wrote them: the callee's sidecar normalises, judges and counts them.
     let hardened = side != Side::Outbound;
+    let inbound = match side {
+        Side::Inbound(inbound) => Some(inbound),
+        _ => None,
+    };
+    let mtls = inbound.is_some_and(|inbound| inbound.mtls);
     let mut http_filters = filters;
     http_filters.push(Extension::new(
         "envoy.filters.http.router",
@@ -73,21 +88,21 @@ pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<E
         http_filters,
         access_log: if side == Side::Health { Vec::new() } else { access_log::http(side.name()) },
         use_remote_address: hardened,
+        xff_num_trusted_hops: inbound.and_then(|inbound| inbound.original_client.then_some(1)),
         // The address of the own application says nothing to anybody.
         skip_xff_append: !hardened,
         internal_address_config: nobody_is_internal(),
         // Behind mTLS the header says who called, and it says nothing but that; elsewhere there is none, forged or not.
-        forward_client_cert_details: if side == Side::Inbound { "SANITIZE_SET" } else { "SANITIZE" },
-        set_current_client_cert_details: (side == Side::Inbound)
-            .then_some(SetCurrentClientCertDetails { uri: true }),
-        preserve_external_request_id: side == Side::Inbound,
+        forward_client_cert_details: if mtls { "SANITIZE_SET" } else { "SANITIZE" },
+        set_current_client_cert_details: mtls.then_some(SetCurrentClientCertDetails { uri: true }),
+        preserve_external_request_id: inbound.is_some(),
         server_header_transformation: if side == Side::Edge { "OVERWRITE" } else { "PASS_THROUGH" },
         normalize_path: hardened,
         merge_slashes: hardened,
         path_with_escaped_slashes_action: if hardened { "REJECT_REQUEST" } else { "KEEP_UNCHANGED" },
         common_http_protocol_options: HttpProtocolOptions {
             idle_timeout: "3600s",
-            max_connection_duration: (side == Side::Inbound).then_some(MAX_CONNECTION_DURATION),
+            max_connection_duration: inbound.is_some().then_some(MAX_CONNECTION_DURATION),
             // `x_user` and `x-user` are one header to many applications, and two to a policy.
             headers_with_underscores_action: hardened.then_some("REJECT_REQUEST"),
         },

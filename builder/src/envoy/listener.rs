@@ -1,14 +1,16 @@
 //! The listeners: inbound, outbound, one for each TCP callee, the edge, health.
 
 use super::filter::{self, Layer};
-use super::http::{self, Side};
+use super::http::{self, Inbound, Side};
 use super::placement::Place;
 use super::types::{
     AdditionalAddress, Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy,
 };
 use super::{Plugins, access_log, cluster, routes, tls};
+use crate::compile;
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
+use crate::policy::Mode;
 
 /// Bytes that a connection may hold up before Envoy reads no more from it.
 const BUFFER_LIMIT: u32 = 1 << 20;
@@ -44,38 +46,34 @@ fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
     }
 }
 
-/// 15001: mTLS, the filter, the guard, the application.
+/// 15001: mTLS, the filter, the guard, the application; plain text too where a PeerAuthentication says PERMISSIVE, and
+/// alone where it says DISABLE.
 pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &Plugins) -> Listener {
-    let filters = || {
-        let layer = match service.protocol {
-            Protocol::Http => Layer::Http,
-            Protocol::Tcp => Layer::Network,
+    let original_client = compile::policies(mesh, service).remote_ip;
+    let filters = |mtls| inbound_filters(service, place, plugins, Inbound { mtls, original_client });
+    let mode = mesh.mode(service);
+    let mut chains = Vec::new();
+    if mode != Mode::Disable {
+        let alpn: &[&'static str] = match service.protocol {
+            Protocol::Http => &["h2", "http/1.1"],
+            Protocol::Tcp => &[],
         };
-        let filter =
-            filter::discovered(layer, &place.config, INBOUND_FILE, &place.filter, &plugins.inbound_deny_all);
-        let checked = vec![filter, filter::guard(layer)];
-        match service.protocol {
-            Protocol::Http => vec![http::connection_manager(Side::Inbound, routes::inbound(), checked)],
-            Protocol::Tcp => {
-                let mut filters = checked;
-                filters.push(tcp_proxy("inbound", cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
-                filters
-            }
-        }
-    };
-    let alpn: &[&'static str] = match service.protocol {
-        Protocol::Http => &["h2", "http/1.1"],
-        Protocol::Tcp => &[],
-    };
-    let mut domains = vec![mesh.trust_domain.as_str()];
-    domains.extend(mesh.trust_domain_aliases.iter().map(String::as_str));
-    let tls = FilterChain {
-        filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls" }),
-        transport_socket: Some(tls::downstream(&place.config, tls::Peers::TrustDomains(domains), alpn)),
-        transport_socket_connect_timeout: Some(HANDSHAKE_TIMEOUT),
-        ..chain("mtls", filters())
-    };
-    let mut listener = listener("inbound", "INBOUND", Address::ip(place.bind, ports::INBOUND), vec![tls]);
+        let mut domains = vec![mesh.trust_domain.as_str()];
+        domains.extend(mesh.trust_domain_aliases.iter().map(String::as_str));
+        chains.push(FilterChain {
+            filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls" }),
+            transport_socket: Some(tls::downstream(&place.config, tls::Peers::TrustDomains(domains), alpn)),
+            transport_socket_connect_timeout: Some(HANDSHAKE_TIMEOUT),
+            ..chain("mtls", filters(true))
+        });
+    }
+    if mode != Mode::Strict {
+        chains.push(FilterChain {
+            filter_chain_match: Some(FilterChainMatch { transport_protocol: "raw_buffer" }),
+            ..chain("plain-text", filters(false))
+        });
+    }
+    let mut listener = listener("inbound", "INBOUND", Address::ip(place.bind, ports::INBOUND), chains);
     // Tells the server name (`connection.sni` in policies), and TLS from plain text.
     listener.listener_filters = vec![Extension::new(
         "envoy.filters.listener.tls_inspector",
@@ -84,6 +82,28 @@ pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &
     )];
     listener.listener_filters_timeout = Some(HANDSHAKE_TIMEOUT);
     listener
+}
+
+fn inbound_filters(
+    service: &Service,
+    place: &Place<'_>,
+    plugins: &Plugins,
+    inbound: Inbound,
+) -> Vec<Extension> {
+    let layer = match service.protocol {
+        Protocol::Http => Layer::Http,
+        Protocol::Tcp => Layer::Network,
+    };
+    let deny_all = &plugins.inbound_deny_all;
+    let filter = filter::discovered(layer, &place.config, INBOUND_FILE, &place.filter, deny_all);
+    let mut checked = vec![filter, filter::guard(layer)];
+    match service.protocol {
+        Protocol::Http => vec![http::connection_manager(Side::Inbound(inbound), routes::inbound(), checked)],
+        Protocol::Tcp => {
+            checked.push(tcp_proxy("inbound", cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
+            checked
+        }
+    }
 }
 
 /// 15006: plain HTTP from the own application.

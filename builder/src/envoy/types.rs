@@ -233,6 +233,8 @@ pub struct HttpConnectionManager {
     pub http_filters: Vec<Extension>,
     pub access_log: Vec<Extension>,
     pub use_remote_address: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub xff_num_trusted_hops: Option<u32>,
     #[serde(skip_serializing_if = "is_false")]
     pub skip_xff_append: bool,
     pub internal_address_config: InternalAddressConfig,

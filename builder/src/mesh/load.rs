@@ -60,7 +60,7 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
         Some(resolve::resolve(document, mesh, &mut mistakes))
     });
     // Without a usable Mesh the policies' own mistakes are told all the same.
-    let namespace = resolved.as_ref().map_or("default", |mesh| mesh.namespace.as_str());
+    let namespace = resolved.as_ref().map_or(resolve::DEFAULT_NAMESPACE, |mesh| mesh.namespace.as_str());
     let checked = crate::policy::load(&policies, namespace, &mut mistakes);
     mistakes.sort_by_key(|mistake| {
         // By file in the order given, then by place; what has none comes first.

@@ -44,6 +44,9 @@ pub struct MeshSpec {
     /// The Kubernetes namespace of all services that name none.
     #[serde(default)]
     pub namespace: Option<Spanned<String>>,
+    /// The namespace whose policies apply in all namespaces, as Istio's root namespace. `istio-system` when not said.
+    #[serde(default)]
+    pub root_namespace: Option<Spanned<String>>,
     /// What happens to a request to a workload that no ALLOW policy selects and no `calls` permits. DENY when not said.
     #[serde(default)]
     pub default_action: Option<DefaultAction>,

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::document::{Document, Spanned};
 use super::model::{ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
 use crate::diagnostic::Diagnostic;
+use crate::policy::{self, Mode, Policies};
 
 mod check;
 mod service;
@@ -28,6 +29,11 @@ pub mod ports {
     pub const RESERVED: [u16; 4] = [INBOUND, OUTBOUND, HEALTH, ADMIN];
 }
 
+/// The namespace of a mesh that names none.
+pub const DEFAULT_NAMESPACE: &str = "default";
+/// Istio's own root namespace, so that policies written for it mean the same here.
+const ROOT_NAMESPACE: &str = "istio-system";
+
 /// The Envoy that everything was tried with.
 pub const ENVOY_IMAGE: &str = "envoyproxy/envoy:distroless-v1.40.0";
 
@@ -37,8 +43,10 @@ pub struct Resolved {
     pub name: String,
     pub trust_domain: String,
     pub trust_domain_aliases: Vec<String>,
-    /// The namespace of the services that name none; also the root namespace, whose policies apply everywhere.
+    /// The namespace of the services that name none.
     pub namespace: String,
+    /// The namespace whose policies apply in all namespaces.
+    pub root_namespace: String,
     pub default_action: DefaultAction,
     pub path_params: PathParams,
     pub envoy_image: String,
@@ -47,7 +55,7 @@ pub struct Resolved {
     /// AuthorizationPolicy and PeerAuthentication as they are written.
     pub policy_documents: Vec<Document>,
     /// The same, checked.
-    pub policies: crate::policy::Policies,
+    pub policies: Policies,
     /// RateLimitPolicy, CircuitBreakerPolicy and DestinationRule, for `crate::limits`.
     pub limit_documents: Vec<Document>,
     /// What is no mistake, but a surprise.
@@ -119,6 +127,25 @@ impl Resolved {
         format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, service.namespace, service.service_account)
     }
 
+    /// How the policies see a service.
+    pub fn workload<'a>(&self, service: &'a Service) -> policy::Workload<'a> {
+        policy::Workload {
+            service: Some(&service.name),
+            namespace: &service.namespace,
+            labels: &service.labels,
+        }
+    }
+
+    /// Whether the service takes mTLS, plain text or both, as PeerAuthentication has it.
+    pub fn mode(&self, service: &Service) -> Mode {
+        policy::peer_authentication_for(
+            &self.policies,
+            &self.workload(service),
+            &self.root_namespace,
+            service.port,
+        )
+    }
+
     /// The services that call `callee`, in the file's order.
     pub fn callers_of<'a>(&'a self, callee: &'a str) -> impl Iterator<Item = &'a Service> {
         self.services.iter().filter(move |service| service.calls.iter().any(|call| call.service == callee))
@@ -158,24 +185,27 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
     for alias in &spec.trust_domain_aliases {
         check.trust_domain(alias);
     }
-    if let Some(namespace) = &spec.namespace {
+    for namespace in spec.namespace.iter().chain(&spec.root_namespace) {
         check.dns_label("a namespace", namespace);
     }
     if let Some(image) = &spec.envoy_image {
         check.image(image);
     }
-    let namespace = spec.namespace.map_or_else(|| "default".to_owned(), |namespace| namespace.value);
+    let namespace = spec.namespace.map_or_else(|| DEFAULT_NAMESPACE.to_owned(), |namespace| namespace.value);
     Resolved {
         name: mesh.metadata.name.value,
         trust_domain: spec.trust_domain.value,
         trust_domain_aliases: spec.trust_domain_aliases.into_iter().map(|alias| alias.value).collect(),
+        root_namespace: spec
+            .root_namespace
+            .map_or_else(|| ROOT_NAMESPACE.to_owned(), |namespace| namespace.value),
         default_action: spec.default_action.unwrap_or_default(),
         path_params: spec.path_params.unwrap_or_default(),
         envoy_image: spec.envoy_image.map_or_else(|| ENVOY_IMAGE.to_owned(), |image| image.value),
         services: service::resolve(&mut check, &namespace, spec.services),
         namespace,
         policy_documents: Vec::new(),
-        policies: crate::policy::Policies::default(),
+        policies: Policies::default(),
         limit_documents: Vec::new(),
         warnings: Vec::new(),
         document: document.clone(),

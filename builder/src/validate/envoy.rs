@@ -105,6 +105,8 @@ fn refusal(mesh: &Resolved, service: &Service, said: &str) -> Diagnostic {
         .or_else(|| lines.iter().find(|line| line.contains("error initializing configuration")))
         .or(lines.last())
         .map_or("no reason given", |line| line.rsplit("': ").next().unwrap_or(line));
+    // The filter's own words come in a line of Envoy's log.
+    let reason = reason.split_once("wasm log meshward meshward: ").map_or(reason, |(_, said)| said);
     let mistake = Diagnostic::error(
         "envoy-refuses",
         format!("Envoy refuses the configuration of `{}`: {reason}", service.name),
