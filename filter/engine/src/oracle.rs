@@ -24,6 +24,7 @@ pub fn decide(config: &PluginConfig, request: &Request) -> Decision {
         && guarded(config)
         && let Some(path) = request.path
         && let Err(fault) = path_guard::check(path, config.path_guard.path_params)
+            .and_then(|()| if evadable(config) { path_guard::check_beside_templates(path) } else { Ok(()) })
     {
         return refuse(Reason::Path(fault));
     }
@@ -105,6 +106,20 @@ fn guarded(config: &PluginConfig) -> bool {
             .chain(config.selectors.iter().flat_map(|selector| &selector.rules))
             .any(|rule| rule.from.iter().chain(&rule.to).chain([&rule.when]).any(about_paths)),
     }
+}
+
+/// Whether a path that no template matches could evade a DENY rule or a `notPaths`.
+fn evadable(config: &PluginConfig) -> bool {
+    config.policies.iter().any(|policy| {
+        policy.rules.iter().any(|rule| {
+            rule.from.iter().chain(&rule.to).chain([&rule.when]).any(|clause| {
+                clause.matches().iter().any(|one| {
+                    (policy.action == Action::Deny || one.negated)
+                        && one.patterns.iter().any(|pattern| matches!(pattern, Pattern::Template(_)))
+                })
+            })
+        })
+    })
 }
 
 fn refused_peer(config: &PluginConfig, request: &Request) -> Option<Reason> {

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::pattern::is_template_byte;
+
 /// When the guard looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuardMode {
@@ -56,6 +58,9 @@ pub enum PathFault {
     Control,
     /// `;` where path parameters are rejected.
     PathParameter,
+    /// A byte that no path template matches, such as `|` or one that is not ASCII, where a template in a DENY rule or
+    /// in `notPaths` could be evaded with it (as it can in Istio).
+    BesideTemplates,
 }
 
 impl PathFault {
@@ -71,6 +76,7 @@ impl PathFault {
             Self::Fragment => "fragment",
             Self::Control => "control_byte",
             Self::PathParameter => "path_parameter",
+            Self::BesideTemplates => "beside_templates",
         }
     }
 }
@@ -152,6 +158,13 @@ pub fn check(path: &[u8], params: PathParams) -> Result<(), PathFault> {
         }
     }
     segment.end(true)
+}
+
+/// Checks that path templates see every byte of a path.
+pub fn check_beside_templates(path: &[u8]) -> Result<(), PathFault> {
+    let path = path.split(|byte| *byte == b'?').next().unwrap_or(path);
+    let seen = path.iter().all(|byte| *byte == b'/' || is_template_byte(*byte));
+    if seen { Ok(()) } else { Err(PathFault::BesideTemplates) }
 }
 
 /// What has been seen of a segment's name.

@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use super::needs;
 use crate::config::{AcceptedPeers, GuardMode, IdentityMode, PathParams, PluginConfig, Protocol, Text};
 use crate::decision::Reason;
-use crate::path_guard;
+use crate::path_guard::{self, PathFault};
 use crate::request::{Peer, Request};
 use crate::spiffe::TrustDomain;
 
@@ -17,6 +17,8 @@ use crate::spiffe::TrustDomain;
 pub struct Gate {
     /// How paths are checked, if they are.
     guard: Option<PathParams>,
+    /// Whether a path that templates do not see could evade a rule.
+    guards_templates: bool,
     identity: IdentityMode,
     /// Trust domains whose peers are accepted; `None` for any.
     accepted: Option<Vec<TrustDomain>>,
@@ -53,6 +55,7 @@ impl Gate {
         }
         Self {
             guard: (guarded && config.protocol == Protocol::Http).then_some(config.path_guard.path_params),
+            guards_templates: needs::has_evadable_templates(config),
             identity: config.identity,
             accepted,
             hasher,
@@ -61,10 +64,15 @@ impl Gate {
         }
     }
 
+    fn check_path(&self, path: &[u8], params: PathParams) -> Result<(), PathFault> {
+        path_guard::check(path, params)?;
+        if self.guards_templates { path_guard::check_beside_templates(path) } else { Ok(()) }
+    }
+
     /// Why a request is refused, if it is.
     pub fn refuses(&self, request: &Request) -> Option<Reason> {
         if let (Some(params), Some(path)) = (self.guard, request.path)
-            && let Err(fault) = path_guard::check(path, params)
+            && let Err(fault) = self.check_path(path, params)
         {
             return Some(Reason::Path(fault));
         }

@@ -1,7 +1,8 @@
 //! What a policy wants to know of a request, so that nothing else is read from the host.
 
 use super::clauses;
-use crate::config::{Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
+use crate::config::{Action, Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
+use crate::pattern::Pattern;
 
 /// What a policy wants to know of a request. What is not asked for need not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +40,17 @@ pub struct Attributes {
 /// Whether some rule is about paths.
 pub fn has_path_rules(config: &PluginConfig) -> bool {
     matches(config).any(|one| one.attribute == Attribute::Path)
+}
+
+/// Whether some rule refuses what a path template matches: in a DENY policy, or by its negation.
+pub fn has_evadable_templates(config: &PluginConfig) -> bool {
+    let has_template =
+        |one: &Match| one.patterns.iter().any(|pattern| matches!(pattern, Pattern::Template(_)));
+    config.policies.iter().any(|policy| {
+        let denies = policy.action == Action::Deny;
+        let mut matches = policy.rules.iter().flat_map(clauses).flat_map(Clause::matches);
+        matches.any(|one| has_template(one) && (denies || one.negated))
+    })
 }
 
 fn matches(config: &PluginConfig) -> impl Iterator<Item = &Match> {

@@ -227,3 +227,17 @@ fn an_absent_value_is_said_to_be_absent() {
         [("request.headers[x-team]".to_owned(), why.to_owned())]
     );
 }
+
+#[test]
+fn no_byte_evades_a_template_that_denies() {
+    let mut config = config();
+    config.policies = vec![
+        policy("web/a", Action::Allow, vec![Rule::any()]),
+        policy("web/d", Action::Deny, vec![rule("*", "*", "/admin/{**}")]),
+    ];
+    let policy = Policy::compile(&config).unwrap();
+    assert_eq!(policy.decide(&request(SHOP, "GET", "/admin/x")).reason, Reason::DenyRule);
+    let evading = policy.decide(&request(SHOP, "GET", "/admin/x|"));
+    assert_eq!((evading.reason.as_str(), evading.status()), ("path", 400));
+    assert!(policy.decide(&request(SHOP, "GET", "/books?q=|")).is_allowed());
+}
