@@ -5,7 +5,7 @@
 
 use meshward_engine::config::{
     AcceptedPeers, Action, Attribute, AuthorizationPolicy, Clause, ConfigError, DefaultAction, GuardMode,
-    IdentityMode, Match, PathGuard, PathParams, Pattern, PluginConfig, Protocol, Role, Rule, Text,
+    IdentityMode, Match, PathGuard, PathParams, Pattern, PluginConfig, Protocol, Revoked, Role, Rule, Text,
     TrustDomain,
 };
 use sha2::{Digest as _, Sha256};
@@ -60,6 +60,12 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
     let mut config = deny_all(mesh, service, Role::Inbound)?;
     config.trust_domain_aliases =
         mesh.trust_domain_aliases.iter().map(|alias| trust_domain(alias)).collect::<Result<_, _>>()?;
+    let federated = mesh.federates_with.iter().map(|other| trust_domain(other)).collect::<Result<_, _>>()?;
+    config.accepted_peers = AcceptedPeers::OwnAnd(federated);
+    config.revoked = Revoked {
+        serials: mesh.revocation.serials.clone(),
+        ids: mesh.revocation.ids.iter().map(|id| Text::from(id.as_str())).collect(),
+    };
     config.default_action = match mesh.default_action {
         model::DefaultAction::Allow => DefaultAction::Allow,
         model::DefaultAction::Deny => DefaultAction::Deny,

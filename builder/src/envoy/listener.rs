@@ -59,7 +59,7 @@ pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &
             Protocol::Tcp => &[],
         };
         let mut domains = vec![mesh.trust_domain.as_str()];
-        domains.extend(mesh.trust_domain_aliases.iter().map(String::as_str));
+        domains.extend(mesh.trust_domain_aliases.iter().chain(&mesh.federates_with).map(String::as_str));
         chains.push(FilterChain {
             filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls" }),
             transport_socket: Some(tls::downstream(&place.config, tls::Peers::TrustDomains(domains), alpn)),

@@ -57,7 +57,7 @@ pub fn render(mesh: &Resolved, service: &Service, placement: &Placement) -> Resu
         file(BOOTSTRAP_FILE, &bootstrap)?,
         file(OUTBOUND_FILE, &filter::discovery_file(Layer::Http, &place.filter, &plugins.outbound))?,
         file(CERTIFICATE_FILE, &tls::certificate_file(&place.certificates))?,
-        file(TRUST_FILE, &tls::trust_file(&place.certificates))?,
+        file(TRUST_FILE, &tls::trust_file(&place.certificates, tls::Trust::of(mesh)))?,
     ];
     if !service.is_edge() {
         let layer = match service.protocol {

@@ -169,23 +169,80 @@ pub fn certificate_file(certificates: &str) -> Resources {
     })
 }
 
+/// How peers' certificates are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// By the roots of the own trust domain.
+    Roots,
+    /// The same, and by the revocation list beside them. Leaves only: a CA is dropped by rotation, not by a list.
+    RootsAndList,
+    /// By the roots of each one's own trust domain (SPIFFE Trust Domain and Bundle, 4): what one of them signs is never
+    /// good for an identity of another. Envoy's SPIFFE validator reads no revocation list.
+    Federated,
+}
+
+impl Trust {
+    pub fn of(mesh: &crate::mesh::Resolved) -> Self {
+        if !mesh.federates_with.is_empty() {
+            Self::Federated
+        } else if mesh.revocation.crl {
+            Self::RootsAndList
+        } else {
+            Self::Roots
+        }
+    }
+}
+
 /// The file of the trusted CAs.
-pub fn trust_file(certificates: &str) -> Resources {
+pub fn trust_file(certificates: &str, trust: Trust) -> Resources {
     #[derive(Serialize)]
     struct Secret {
         name: &'static str,
-        validation_context: Trust,
+        validation_context: Context,
     }
     #[derive(Serialize)]
-    struct Trust {
-        trusted_ca: DataSource,
+    struct Context {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        trusted_ca: Option<DataSource>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        crl: Option<DataSource>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        only_verify_leaf_cert_crl: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        custom_validator_config: Option<Extension>,
         watched_directory: WatchedDirectory,
     }
-    secret(Secret {
-        name: TRUST,
-        validation_context: Trust {
-            trusted_ca: DataSource { filename: format!("{certificates}/ca.crt") },
-            watched_directory: WatchedDirectory { path: certificates.to_owned() },
-        },
-    })
+    #[derive(Serialize)]
+    struct SpiffeValidator {
+        trust_bundles: WatchedFile,
+    }
+    #[derive(Serialize)]
+    struct WatchedFile {
+        filename: String,
+        watched_directory: WatchedDirectory,
+    }
+    let folder = || WatchedDirectory { path: certificates.to_owned() };
+    let file = |name: &str| format!("{certificates}/{name}");
+    let mut context = Context {
+        trusted_ca: None,
+        crl: None,
+        only_verify_leaf_cert_crl: None,
+        custom_validator_config: None,
+        watched_directory: folder(),
+    };
+    if trust == Trust::Federated {
+        let bundles = WatchedFile { filename: file("trust-bundles.json"), watched_directory: folder() };
+        context.custom_validator_config = Some(Extension::new(
+            "envoy.tls.cert_validator.spiffe",
+            "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
+            SpiffeValidator { trust_bundles: bundles },
+        ));
+    } else {
+        context.trusted_ca = Some(DataSource { filename: file("ca.crt") });
+    }
+    if trust == Trust::RootsAndList {
+        context.crl = Some(DataSource { filename: file("ca.crl") });
+        context.only_verify_leaf_cert_crl = Some(true);
+    }
+    secret(Secret { name: TRUST, validation_context: context })
 }

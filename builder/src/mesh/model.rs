@@ -41,6 +41,13 @@ pub struct MeshSpec {
     /// Further trust domains that count as the own one, for moving from one to another.
     #[serde(default)]
     pub trust_domain_aliases: Vec<Spanned<String>>,
+    /// Other trust domains whose workloads may call, with roots of their own: policies name them as
+    /// `<trust domain>/ns/<namespace>/sa/<service account>`. `meshward certs federate` brings their trust bundles.
+    #[serde(default)]
+    pub federates_with: Vec<Spanned<String>>,
+    /// Certificates and identities that are refused at once, whatever policies say.
+    #[serde(default)]
+    pub revocation: RevocationSpec,
     /// The Kubernetes namespace of all services that name none.
     #[serde(default)]
     pub namespace: Option<Spanned<String>>,
@@ -59,6 +66,20 @@ pub struct MeshSpec {
     pub envoy_image: Option<Spanned<String>>,
     /// Services by name. The order is the order of everything that is printed.
     pub services: Vec<ServiceSpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RevocationSpec {
+    /// Serial numbers of certificates, hexadecimal, as `meshward certs revoke` prints them.
+    #[serde(default)]
+    pub serials: Vec<Spanned<String>>,
+    /// SPIFFE IDs, whole: the workload is shut out, whatever certificate it has.
+    #[serde(default)]
+    pub ids: Vec<Spanned<String>>,
+    /// Sidecars also check the revocation list, `ca.crl` beside their certificates, which `meshward certs` then keeps.
+    #[serde(default)]
+    pub crl: Option<Spanned<bool>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

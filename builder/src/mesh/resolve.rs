@@ -12,6 +12,7 @@ use crate::diagnostic::Diagnostic;
 use crate::policy::{self, Mode, Policies};
 
 mod check;
+mod revocation;
 mod service;
 
 /// The ports of every sidecar; an application cannot have them.
@@ -43,6 +44,9 @@ pub struct Resolved {
     pub name: String,
     pub trust_domain: String,
     pub trust_domain_aliases: Vec<String>,
+    /// Other trust domains whose workloads may call.
+    pub federates_with: Vec<String>,
+    pub revocation: Revocation,
     /// The namespace of the services that name none.
     pub namespace: String,
     /// The namespace whose policies apply in all namespaces.
@@ -62,6 +66,17 @@ pub struct Resolved {
     pub warnings: Vec<Diagnostic>,
     /// The document of kind `Mesh`, for further diagnostics.
     pub document: Document,
+}
+
+/// What is refused whatever the policies say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// Big-endian, without leading zeros.
+    pub serials: Vec<Vec<u8>>,
+    /// SPIFFE IDs.
+    pub ids: Vec<String>,
+    /// Whether sidecars check `ca.crl`. Never together with other trust domains.
+    pub crl: bool,
 }
 
 /// One workload and its sidecar.
@@ -185,6 +200,11 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
     for alias in &spec.trust_domain_aliases {
         check.trust_domain(alias);
     }
+    for other in &spec.federates_with {
+        check.trust_domain(other);
+    }
+    check.federation(&spec);
+    let revocation = check.revocation(&spec.revocation);
     for namespace in spec.namespace.iter().chain(&spec.root_namespace) {
         check.dns_label("a namespace", namespace);
     }
@@ -196,6 +216,8 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         name: mesh.metadata.name.value,
         trust_domain: spec.trust_domain.value,
         trust_domain_aliases: spec.trust_domain_aliases.into_iter().map(|alias| alias.value).collect(),
+        federates_with: spec.federates_with.into_iter().map(|other| other.value).collect(),
+        revocation,
         root_namespace: spec
             .root_namespace
             .map_or_else(|| ROOT_NAMESPACE.to_owned(), |namespace| namespace.value),

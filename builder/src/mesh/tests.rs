@@ -115,3 +115,22 @@ fn kinds_go_to_their_owners_and_unknown_ones_are_refused() {
     insta::assert_snapshot!(load("a: [1\nb: 2\n").unwrap_err().join("\n"));
     insta::assert_snapshot!(load("a: 1\na: 2\n").unwrap_err().join("\n"));
 }
+
+#[test]
+fn the_deny_list_is_read_and_checked() {
+    let with = |spec: &str| {
+        load(&format!("{HEAD}spec:\n  trustDomain: t\n{spec}  services: [{{name: a, port: 80}}]\n"))
+    };
+    let mesh = with(
+        "  revocation: {serials: [\"00:5F1b\", \"12345678\", abc], ids: [spiffe://t/ns/a/sa/b], crl: true}\n",
+    )
+    .unwrap();
+    assert_eq!(mesh.revocation.serials, [vec![0x5f, 0x1b], vec![0x12, 0x34, 0x56, 0x78], vec![0x0a, 0xbc]]);
+    assert_eq!(mesh.revocation.ids, ["spiffe://t/ns/a/sa/b"]);
+    assert!(mesh.revocation.crl);
+    insta::assert_snapshot!(
+        with("  revocation: {serials: [\"0\", xyz, \"+1\"], ids: [t/ns/a/sa/b], crl: true}\n  federatesWith: [t, other, Wrong]\n")
+            .unwrap_err()
+            .join("\n")
+    );
+}

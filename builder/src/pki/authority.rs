@@ -8,8 +8,11 @@
 //! | `issuer.crt`, `ca.key` | the generation that issues: its path up to the root; its key |
 //! | `other.crt`, `other.key` | in a rotation: the next generation (`adding`), or the last one (`switched`) |
 //! | `root.key`, `other-root.key` | with an intermediate: the root's key, unless it is kept elsewhere |
+//! | `ca.crl` | the revocation list, when there is one |
+//! | `federated.json` | the trust bundles of other trust domains, by name |
 //! | `state.json` | phase, options, where keys are |
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::CertificateDer;
@@ -24,7 +27,7 @@ use super::error::{Error, Result, stamp};
 use super::folder::{self, Files};
 use super::key::{self, Passphrase};
 use super::store::Store;
-use super::{pem, svid};
+use super::{federation, pem, svid};
 
 /// The set that holds the CA.
 pub const SET: &str = "service-mesh-ca";
@@ -135,10 +138,17 @@ pub struct Authority {
     other: Option<Generation>,
     /// The revocation list of all generations, PEM.
     crl: Option<String>,
+    /// The bundles of other trust domains, in the SPIFFE format.
+    federated: BTreeMap<String, serde_json::Value>,
 }
 
 /// The set's file that holds the revocation list.
 pub const CRL: &str = "ca.crl";
+/// The workload's file that holds the bundles of all trust domains, for Envoy's SPIFFE validator.
+pub const TRUST_BUNDLES: &str = "trust-bundles.json";
+const FEDERATED: &str = "federated.json";
+/// What of a workload's set is trust in others: changes without a new leaf.
+pub const TRUST_FILES: [&str; 3] = [BUNDLE, CRL, TRUST_BUNDLES];
 
 impl Authority {
     /// A new CA with a first generation. Nothing is written but the keys that go outside.
@@ -160,7 +170,7 @@ impl Authority {
             encrypted: place.passphrase.is_some(),
             retired: Vec::new(),
         };
-        Ok(Self { state, active, other: None, crl: None })
+        Ok(Self { state, active, other: None, crl: None, federated: BTreeMap::new() })
     }
 
     fn generation(trust_domain: &TrustDomain, ca: &Ca, place: &KeyPlace) -> Result<Generation> {
@@ -226,7 +236,12 @@ impl Authority {
             return Err(Error::damaged(what(STATE), "its phase does not fit the certificates beside it"));
         }
         let crl = text(CRL)?.map(|crl| crl.to_string());
-        Ok(Self { state, active, other, crl })
+        let federated = match files.get(FEDERATED) {
+            None => BTreeMap::new(),
+            Some(text) => serde_json::from_slice(text)
+                .map_err(|cause| Error::damaged(what(FEDERATED), cause.to_string()))?,
+        };
+        Ok(Self { state, active, other, crl, federated })
     }
 
     fn to_files(&self) -> Result<Files> {
@@ -247,6 +262,11 @@ impl Authority {
         }
         if let Some(crl) = &self.crl {
             files.insert(CRL, crl.as_bytes());
+        }
+        if !self.federated.is_empty() {
+            let text =
+                serde_json::to_vec(&self.federated).map_err(|cause| Error::Build(cause.to_string()))?;
+            files.insert(FEDERATED, text);
         }
         let state =
             serde_json::to_vec_pretty(&self.state).map_err(|cause| Error::Build(cause.to_string()))?;
@@ -387,6 +407,62 @@ impl Authority {
 
     pub(crate) fn set_crl(&mut self, crl: Option<String>) {
         self.crl = crl;
+    }
+
+    /// The bundles of other trust domains, in the SPIFFE format.
+    pub fn federated(&self) -> &BTreeMap<String, serde_json::Value> {
+        &self.federated
+    }
+
+    /// Trusts another trust domain's bundle, or no longer (`None`). Returns whether that changes anything.
+    ///
+    /// # Errors
+    /// When it is the own trust domain, or the bundle shares a root with another one's.
+    pub fn federate(
+        &mut self,
+        trust_domain: &TrustDomain,
+        bundle: Option<serde_json::Value>,
+    ) -> Result<bool> {
+        if trust_domain.as_str() == self.state.trust_domain {
+            let message = format!("`{trust_domain}` is this CA's own trust domain");
+            let diagnostic = crate::diagnostic::Diagnostic::error("federation", message);
+            return Err(diagnostic.help("name another trust domain").into());
+        }
+        let name = trust_domain.to_string();
+        let before = match bundle {
+            Some(bundle) => self.federated.insert(name.clone(), bundle),
+            None => self.federated.remove(&name),
+        };
+        self.trust_files()?;
+        Ok(before.as_ref() != self.federated.get(&name))
+    }
+
+    /// What every workload's set holds of trust in others: some of [`TRUST_FILES`].
+    pub fn trust_files(&self) -> Result<Files> {
+        let mut files = Files::new();
+        files.insert(BUNDLE, self.bundle_pem());
+        if let Some(crl) = &self.crl {
+            files.insert(CRL, crl.as_bytes());
+        }
+        if !self.federated.is_empty() {
+            let map = federation::bundle_map(&self.trust_bundles()?)?;
+            files.insert(
+                TRUST_BUNDLES,
+                serde_json::to_vec(&map).map_err(|cause| Error::Build(cause.to_string()))?,
+            );
+        }
+        Ok(files)
+    }
+
+    /// The bundle of each trust domain, the own one first.
+    pub fn trust_bundles(&self) -> Result<Vec<(TrustDomain, serde_json::Value)>> {
+        // Each phase of a rotation has a later beginning, so its time is a sequence number.
+        let sequence = u64::try_from(self.since()?.unix_timestamp()).unwrap_or(1);
+        let mut bundles = vec![(self.trust_domain()?, federation::bundle(&self.bundle(), sequence)?)];
+        for (name, bundle) in &self.federated {
+            bundles.push((svid::trust_domain(name)?, bundle.clone()));
+        }
+        Ok(bundles)
     }
 
     /// The generation whose issuing certificate signed this one.

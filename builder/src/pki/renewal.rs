@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
 
-use super::authority::{Authority, Phase, hex};
+use super::authority::{Authority, Phase, TRUST_FILES, hex};
 use super::ca::{self, Ca};
 use super::error::{Error, Result, stamp};
 use super::folder::Files;
 use super::ledger::{Ledger, Managed};
-use super::store::{LEAF_BUNDLE, LEAF_CERTIFICATE, LEAF_KEY, Store};
+use super::store::{LEAF_CERTIFICATE, LEAF_KEY, Store};
 use super::svid::{self, Issued, SvidRequest};
-use super::{authority, key, pem};
+use super::{key, pem};
 
 /// When a certificate is to be renewed: between 1/2 and 2/3 of its lifetime.
 ///
@@ -80,7 +80,7 @@ pub enum Need {
     Leaf(Reason),
 }
 
-/// Looks at one set.
+/// Looks at one set. `trust` is what [`Authority::trust_files`] gives.
 ///
 /// # Errors
 /// When what is there was not issued by this CA or is damaged: it is the user's to decide about, not ours to overwrite.
@@ -89,6 +89,7 @@ pub fn need(
     current: Option<&Files>,
     wanted: &SvidRequest,
     authority: &Authority,
+    trust: &Files,
     ledger: &Ledger,
     now: OffsetDateTime,
 ) -> Result<Need> {
@@ -142,9 +143,7 @@ pub fn need(
     if renew_at <= now {
         return wants(Reason::Due);
     }
-    if files.get(LEAF_BUNDLE) != Some(authority.bundle_pem().as_bytes())
-        || files.get(authority::CRL) != authority.crl().map(str::as_bytes)
-    {
+    if TRUST_FILES.iter().any(|name| files.get(name) != trust.get(name)) {
         return Ok(Need::Bundle { renew_at });
     }
     Ok(Need::Nothing { renew_at })
@@ -216,6 +215,7 @@ pub fn reconcile(
     force: bool,
     now: OffsetDateTime,
 ) -> Result<Vec<Outcome>> {
+    let trust = authority.trust_files()?;
     // All is looked at before anything is changed, so that one damaged set stops the run while all is as it was.
     let mut plan = Vec::new();
     for (set, request) in wanted {
@@ -224,7 +224,7 @@ pub fn reconcile(
         let need = if force && current.is_some() {
             Need::Leaf(Reason::Forced)
         } else {
-            need(&store.place(set), current.as_ref(), request, authority, ledger, now)?
+            need(&store.place(set), current.as_ref(), request, authority, &trust, ledger, now)?
         };
         plan.push((set, request, current, need));
     }
@@ -256,13 +256,13 @@ pub fn reconcile(
             Need::Nothing { renew_at } => Done::Kept { renew_at },
             Need::Bundle { renew_at } => {
                 let mut files = current.unwrap_or_default();
-                put_trust(&mut files, authority);
+                put_trust(&mut files, &trust);
                 store.write(set, &files)?;
                 Done::Bundle { renew_at }
             }
             Need::Leaf(reason) => {
                 let Some(leaf) = issued.get(set) else { continue };
-                store.write(set, &leaf_files(leaf, authority))?;
+                store.write(set, &leaf_files(leaf, &trust))?;
                 let renew_at = self::renew_at(leaf.not_before, leaf.not_after, &leaf.serial);
                 Done::Issued { reason, not_after: leaf.not_after, renew_at }
             }
@@ -272,22 +272,23 @@ pub fn reconcile(
     Ok(outcomes)
 }
 
-fn leaf_files(leaf: &Issued, authority: &Authority) -> Files {
+fn leaf_files(leaf: &Issued, trust: &Files) -> Files {
     let mut files = Files::new();
     files.insert(LEAF_CERTIFICATE, leaf.chain_pem.as_bytes());
     if let Some(key) = &leaf.key_pem {
         files.insert(LEAF_KEY, key.as_bytes());
     }
-    put_trust(&mut files, authority);
+    put_trust(&mut files, trust);
     files
 }
 
-fn put_trust(files: &mut Files, authority: &Authority) {
-    files.insert(LEAF_BUNDLE, authority.bundle_pem());
-    match authority.crl() {
-        Some(crl) => files.insert(authority::CRL, crl),
-        None => {
-            files.remove(authority::CRL);
+fn put_trust(files: &mut Files, trust: &Files) {
+    for name in TRUST_FILES {
+        match trust.get(name) {
+            Some(content) => files.insert(name, content),
+            None => {
+                files.remove(name);
+            }
         }
     }
 }
@@ -304,8 +305,9 @@ pub fn ca_due(authority: &Authority, now: OffsetDateTime) -> Result<bool> {
     Ok(authority.phase() == Phase::Stable && now >= end - (end - begin) / 3)
 }
 
-/// Puts the trust bundle and the revocation list in force into every workload's set. Returns the sets that changed.
+/// Puts trust bundles and the revocation list in force into every workload's set. Returns the sets that changed.
 pub fn deliver_trust(store: &mut dyn Store, authority: &Authority) -> Result<Vec<String>> {
+    let trust = authority.trust_files()?;
     let mut changed = Vec::new();
     for set in store.list()? {
         if !set.ends_with(super::store::LEAF_SUFFIX) {
@@ -313,7 +315,7 @@ pub fn deliver_trust(store: &mut dyn Store, authority: &Authority) -> Result<Vec
         }
         let Some(before) = store.read(&set)? else { continue };
         let mut files = before.clone();
-        put_trust(&mut files, authority);
+        put_trust(&mut files, &trust);
         if files != before {
             store.write(&set, &files)?;
             changed.push(set);

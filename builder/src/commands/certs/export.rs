@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::common::{self, Dir};
+use super::common::Dir;
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::mesh::MeshFiles;
@@ -18,7 +18,7 @@ use crate::pki::{Authority, authority, federation, folder, ledger, manifest, rot
     meshward certs export -o sds --output-dir envoy/            # envoy/<service>/sds-{certificate,trust}.yaml\n  \
     meshward certs export -o spiffe-bundle > bundle.json        # for another trust domain\n  \
     meshward certs export -o cron-job --image registry.example/meshward:0.1 | kubectl apply -f -\n  \
-    meshward certs export -o trust-bundles --federate partner.example=partner.json > trust-bundles.json\n\
+    meshward certs export -o trust-bundles > trust-bundles.json # this and all federated trust domains\n\
     Plain `kubectl apply` keeps a copy of each Secret in an annotation; `--server-side` does not."
 )]
 pub struct Args {
@@ -49,9 +49,6 @@ pub struct Args {
     /// With cron-job: when to look; at least six times in the lifetime of a certificate
     #[arg(long, value_name = "CRON", default_value = "*/30 * * * *")]
     schedule: String,
-    /// With trust-bundles: the bundle file (SPIFFE format or PEM) of another trust domain; may be repeated
-    #[arg(long, value_name = "TRUST-DOMAIN=FILE")]
-    federate: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -80,18 +77,12 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         // Needs no certificates, and was done above.
         Format::CronJob => {}
         Format::SpiffeBundle => {
-            let bundle = federation::bundle(&authority.bundle(), sequence(&authority)?)?;
-            let _ = writeln!(console.out(), "{bundle:#}");
+            for (_, bundle) in authority.trust_bundles()?.iter().take(1) {
+                let _ = writeln!(console.out(), "{bundle:#}");
+            }
         }
         Format::TrustBundles => {
-            let own = federation::bundle(&authority.bundle(), sequence(&authority)?)?;
-            let mut bundles = vec![(authority.trust_domain()?, own)];
-            for pair in &args.federate {
-                let (trust_domain, path) = federation::parse_pair(pair)?;
-                let bundle = federation::read(&format!("`{}`", path.display()), &common::read(&path)?)?;
-                bundles.push((trust_domain, bundle));
-            }
-            let _ = writeln!(console.out(), "{:#}", federation::bundle_map(&bundles)?);
+            let _ = writeln!(console.out(), "{:#}", federation::bundle_map(&authority.trust_bundles()?)?);
         }
     }
     Ok(Exit::Success)
@@ -107,11 +98,6 @@ fn cron_job(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         let _ = write!(console.out(), "---\n{text}");
     }
     Ok(Exit::Success)
-}
-
-/// Each phase of a rotation has a later beginning, so its time is a sequence number.
-fn sequence(authority: &Authority) -> Result<u64, Failure> {
-    Ok(u64::try_from(authority.since()?.unix_timestamp()).unwrap_or(1))
 }
 
 /// The sets asked for, each there.

@@ -14,7 +14,7 @@ use crate::pki::error::stamp;
 use crate::pki::folder;
 use crate::pki::ledger::Ledger;
 use crate::pki::store::{self, LEAF_SUFFIX};
-use crate::pki::{SvidRequest, renewal, rotate, sign_csr, svid};
+use crate::pki::{SvidRequest, renewal, revoke, rotate, sign_csr, svid};
 
 /// Issues what is missing or no longer right; what is valid is kept.
 #[derive(Debug, clap::Args)]
@@ -63,13 +63,19 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let wanted = wanted(args)?;
+    let (wanted, crl) = wanted(args)?;
     let mut store = args.dir.open()?;
-    let authority = rotate::authority(&store)?;
+    let mut authority = rotate::authority(&store)?;
     authority.remove_retired()?;
     let passphrase = args.passphrase.read()?;
     let mut ledger = Ledger::load(&store)?;
     let now = common::now();
+    if crl && authority.crl().is_none() {
+        // Sidecars that check a list take none of their certificates without one.
+        revoke::refresh(&mut authority, &mut ledger, passphrase.as_ref(), now)?;
+        ledger.save(&mut store)?;
+        authority.save(&mut store)?;
+    }
     if let Some(csr) = &args.csr {
         let mut requests = wanted.values();
         let (Some(request), None) = (requests.next(), requests.next()) else {
@@ -99,8 +105,8 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// What is asked for, by set.
-fn wanted(args: &Args) -> Result<BTreeMap<String, SvidRequest>, Failure> {
+/// What is asked for, by set; and whether the mesh checks revocation lists.
+fn wanted(args: &Args) -> Result<(BTreeMap<String, SvidRequest>, bool), Failure> {
     let mut wanted = BTreeMap::new();
     if let Some(id) = &args.id {
         let id = svid::spiffe_id(id)?;
@@ -111,7 +117,7 @@ fn wanted(args: &Args) -> Result<BTreeMap<String, SvidRequest>, Failure> {
         check_name(&name)?;
         let request = SvidRequest { id, dns_names: args.dns.clone(), lifetime: args.lifetime };
         wanted.insert(store::leaf_set(&name), request);
-        return Ok(wanted);
+        return Ok((wanted, false));
     }
     let mesh = args.mesh.load()?;
     let trust_domain = svid::trust_domain(&mesh.trust_domain)?;
@@ -146,7 +152,7 @@ fn wanted(args: &Args) -> Result<BTreeMap<String, SvidRequest>, Failure> {
         request.lifetime = args.lifetime;
         wanted.insert(store::leaf_set(&service.name), request);
     }
-    Ok(wanted)
+    Ok((wanted, mesh.revocation.crl))
 }
 
 /// A set's name is a folder's and a Secret's.

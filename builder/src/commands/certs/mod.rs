@@ -7,6 +7,7 @@ use crate::diagnostic::Failure;
 
 mod common;
 mod export;
+mod federate;
 mod init_ca;
 mod inspect;
 mod issue;
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::Args),
     /// Revoke certificates and write the revocation list
     Revoke(revoke::Args),
+    /// Trust other trust domains, each by its own roots
+    Federate(federate::Args),
     /// Print certificates as Kubernetes Secrets, Envoy SDS files or SPIFFE trust bundles
     Export(export::Args),
 }
@@ -69,6 +72,7 @@ impl Args {
             Command::Inspect(args) => inspect::run(&args, console),
             Command::Verify(args) => verify::run(&args, console),
             Command::Revoke(args) => revoke::run(&args, console),
+            Command::Federate(args) => federate::run(&args, console),
             Command::Export(args) => export::run(&args, console),
         }
     }

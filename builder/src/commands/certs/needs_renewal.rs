@@ -69,12 +69,14 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
                 .into());
         }
     }
+    let trust = authority.trust_files()?;
     for (set, request) in renewal::managed(&ledger)? {
         if !sets.is_empty() && !sets.contains(&set) {
             continue;
         }
         let current = store.read(&set)?;
-        match renewal::need(&store.place(&set), current.as_ref(), &request, &authority, &ledger, now)? {
+        match renewal::need(&store.place(&set), current.as_ref(), &request, &authority, &trust, &ledger, now)?
+        {
             Need::Nothing { renew_at } => say(format!("{set}: fine (until {})", stamp(renew_at)), false),
             Need::Bundle { .. } => say(format!("{set}: renew now, the trust bundle has changed"), true),
             Need::Leaf(reason) => say(format!("{set}: renew now, since {reason}"), true),

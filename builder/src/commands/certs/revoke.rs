@@ -69,6 +69,10 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     for serial in &serials {
         let _ = writeln!(console.out(), "{serial}");
     }
+    if !serials.is_empty() {
+        let list: Vec<_> = serials.iter().map(|serial| format!("\"{serial}\"")).collect();
+        console.note(&format!("in mesh.yaml, for requests on open connections too:\n  spec: {{ revocation: {{ serials: [{}] }} }}", list.join(", ")));
+    }
     if serials.is_empty() {
         console.note("all of these were revoked before; the list was made anew");
     }
