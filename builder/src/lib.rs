@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod patch;
 pub mod pki;
 pub mod policy;
+pub mod schema;
 pub mod validate;
 pub mod wasm;
 pub mod yaml;

@@ -10,9 +10,11 @@ mod certs;
 mod completions;
 mod edit;
 mod filter;
+mod init;
 mod patch;
 mod policy;
 mod render;
+mod schema;
 mod unpatch;
 mod up;
 mod validate;
@@ -29,6 +31,8 @@ pub enum Command {
     Filter(filter::Args),
     /// Test, lint and explain policies
     Policy(policy::Args),
+    /// Write a first mesh.yaml
+    Init(init::Args),
     /// Put the filter into Envoy configurations and ConfigMaps that are there already
     Patch(patch::Args),
     /// Take it out again: the bytes from before
@@ -37,6 +41,8 @@ pub enum Command {
     Render(render::Args),
     /// Run the whole mesh on this machine, without Kubernetes
     Up(up::Args),
+    /// Print the JSON Schema of mesh files
+    Schema(schema::Args),
     /// Check everything that `render` writes: with a real Envoy, kustomize, the Kubernetes schemas
     Validate(validate::Args),
 }
@@ -49,10 +55,12 @@ impl Command {
             Self::Completions(args) => completions::run(&args, console),
             Self::Filter(args) => filter::run(&args, console),
             Self::Policy(args) => policy::run(args, console),
+            Self::Init(args) => init::run(&args, console),
             Self::Patch(args) => patch::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),
             Self::Render(args) => render::run(&args, console),
             Self::Up(args) => up::run(&args, console),
+            Self::Schema(args) => schema::run(&args, console),
             Self::Validate(args) => validate::run(&args, console),
         }
     }
