@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::run::Running;
+use super::run::{POSTGRES_PORT, Running};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Service, ports};
 
@@ -89,8 +89,7 @@ fn commands(running: &Running) -> Vec<(String, String)> {
         if let Some((call, callee)) = callees.find(|(_, callee)| callee.protocol == Protocol::Tcp) {
             let port = call.port.unwrap_or_default();
             let comment = format!("as {} to {}, through both sidecars", service.name, callee.name);
-            // PostgreSQL's port is the only sign of what is spoken there.
-            let command = if callee.port == Some(5432) {
+            let command = if callee.port == Some(POSTGRES_PORT) {
                 format!("psql -h {address} -p {port} -U {} books", service.name)
             } else {
                 format!("nc {address} {port}")

@@ -185,7 +185,7 @@ pub struct Response {
     pub status: u16,
     /// Names in lower case, in order of arrival.
     pub headers: Vec<(String, String)>,
-    /// As it came: a chunked body keeps its chunk sizes.
+    /// Whole, and without the sizes of a chunked one.
     pub body: Vec<u8>,
 }
 
@@ -240,13 +240,35 @@ fn parse(bytes: &[u8]) -> Option<Response> {
         .iter()
         .map(|header| (header.name.to_lowercase(), String::from_utf8_lossy(header.value).into_owned()))
         .collect();
-    let body = bytes.get(length..)?.to_vec();
-    let announced =
-        headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
-    if announced.is_some_and(|announced: usize| body.len() < announced) {
-        return None;
-    }
+    let header =
+        |name: &str| headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str());
+    let body = bytes.get(length..)?;
+    let body = if header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked")) {
+        dechunk(body)?
+    } else {
+        let announced = header("content-length").and_then(|value| value.parse().ok());
+        match announced {
+            Some(announced) => body.get(..announced)?.to_vec(),
+            None => body.to_vec(),
+        }
+    };
     Some(Response { status: head.code?, headers, body })
+}
+
+/// The content of a chunked body; none when it is not whole.
+fn dechunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let httparse::Status::Complete((line, size)) = httparse::parse_chunk_size(bytes).ok()? else {
+            return None;
+        };
+        if size == 0 {
+            return Some(body);
+        }
+        let end = line.checked_add(usize::try_from(size).ok()?)?;
+        body.extend_from_slice(bytes.get(line..end)?);
+        bytes = bytes.get(end..)?.strip_prefix(b"\r\n")?;
+    }
 }
 
 #[cfg(test)]
@@ -262,6 +284,13 @@ mod tests {
         assert_eq!(parse(&whole[..whole.len() - 1]), None);
         assert_eq!(parse(&whole[..20]), None);
         assert_eq!(parse(b"N"), None);
+    }
+
+    #[test]
+    fn a_chunked_answer_is_put_together() {
+        let whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        assert_eq!(parse(whole).unwrap().text(), "abcde");
+        assert_eq!(parse(&whole[..whole.len() - 7]), None, "cut off in the second chunk");
     }
 
     #[test]

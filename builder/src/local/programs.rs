@@ -20,7 +20,8 @@ pub fn find(word: &str, base: &Path, console: &mut Console<'_>) -> Result<PathBu
         )
     };
     if word.contains('/') {
-        let path = base.join(word);
+        // Absolute: it is started in another folder.
+        let path = std::path::absolute(base.join(word)).unwrap_or_else(|_| base.join(word));
         return if path.is_file() {
             Ok(path)
         } else {
@@ -109,7 +110,7 @@ mod tests {
     fn a_path_is_taken_from_the_folder_of_the_mesh() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("app"), "").unwrap();
-        assert_eq!(find("./app", folder.path()).unwrap(), folder.path().join("./app"));
+        assert_eq!(find("./app", folder.path()).unwrap(), folder.path().join("app"));
         let error = find("./other", folder.path()).unwrap_err();
         assert!(error.message.contains("other"), "{}", error.message);
     }

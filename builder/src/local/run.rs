@@ -18,9 +18,13 @@ use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::{self, Placement};
 use crate::envoy_binary;
+use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service};
 use crate::pki::{Ca, folder};
 use crate::wasm::{self, BuildOptions, BuiltFilter, Origin};
+
+/// What listens there speaks PostgreSQL's protocol: nothing else says so.
+pub(super) const POSTGRES_PORT: u16 = 5432;
 
 /// How to run.
 #[derive(Clone, Debug)]
@@ -102,7 +106,9 @@ impl Running {
             programs::without_cargos_variables(&mut command);
             let log = self.state.log(&name);
             self.processes.start(&name, command, &Logs::together(log.clone()))?;
-            let condition = Condition::Listens(SocketAddr::new(address, port));
+            let place = SocketAddr::new(address, port);
+            let postgres = service.protocol == Protocol::Tcp && port == POSTGRES_PORT;
+            let condition = if postgres { Condition::Postgres(place) } else { Condition::Listens(place) };
             awaited.push(Awaited { name, condition, log });
         }
         Ok(awaited)
