@@ -38,6 +38,7 @@ pub mod rate_limit;
 pub mod rate_limit_table;
 pub mod request;
 pub mod shared_words;
+mod small;
 pub mod spiffe;
 pub mod stats;
 pub mod svid;

@@ -19,6 +19,7 @@
 
 use crate::rate_limit::{Nanoseconds, Rate, Wait};
 use crate::shared_words::{Region, SharedWords, Slot, Unavailable, Write, bytes, update};
+use crate::small;
 
 /// Buckets of one slot. With 2048 slots: 30,720 callers that are busy at once.
 pub const WAYS: usize = 15;
@@ -313,7 +314,7 @@ impl Ways {
                     .is_some_and(|(_, tag)| tag.owner() == owner && *tag != Tag::shared(owner))
             })
             .collect();
-        own.sort_unstable_by_key(|index| self.full_at(*index));
+        small::sort_by(&mut own, |a, b| self.full_at(*a) < self.full_at(*b));
         own
     }
 }

@@ -6,6 +6,8 @@
 
 use core::cmp::Ordering;
 
+use crate::small;
+
 /// Which end of a value is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -41,7 +43,7 @@ struct Entry {
 impl AffixSet {
     /// Of texts with what they stand for. Of equal texts one remains.
     pub fn new(end: End, mut affixes: Vec<(Vec<u8>, u32)>) -> Self {
-        affixes.sort_by(|a, b| compare(end, &a.0, &b.0));
+        small::sort_by(&mut affixes, |a, b| compare(end, &a.0, &b.0).is_lt());
         affixes.dedup_by(|a, b| a.0 == b.0);
         let mut set = Self { end, texts: Vec::new(), entries: Vec::with_capacity(affixes.len()) };
         for (text, value) in affixes {

@@ -1,13 +1,14 @@
 //! Makes an [`Index`]: every pattern, match and clause once, and each rule filed where it is found cheaply.
 
 use foldhash::fast::FixedState;
-use hashbrown::{HashMap, HashSet, HashTable};
+use hashbrown::HashTable;
 
 use super::keys::Keys;
 use super::{Index, Lead, MAX_SLOTS, Matching, NO_SLOT, Pair, Slot, Span, count, hash_pair};
 use crate::config::{Attribute, Clause, HeaderMode, Match, PathParams, PluginConfig, Protocol, Rule};
 use crate::pattern::Pattern;
 use crate::policy;
+use crate::small::{self, Numbers};
 
 /// A rule whose rarest pattern leads to more rules than this is filed under pairs of patterns.
 const MANY: u32 = if cfg!(test) { 2 } else { 8 };
@@ -29,14 +30,14 @@ pub struct Builder<'c> {
     /// For each clause, its matchings. The first holds always.
     clauses: Vec<Vec<u32>>,
     rules: Vec<RuleKey>,
-    attribute_numbers: HashMap<&'c Attribute, u32, FixedState>,
-    pattern_numbers: HashMap<(u32, Pattern), u32, FixedState>,
-    matching_numbers: HashMap<&'c Match, u32, FixedState>,
-    clause_numbers: HashMap<&'c Clause, u32, FixedState>,
+    attribute_numbers: Numbers<&'c Attribute>,
+    pattern_numbers: Numbers<(u32, Pattern)>,
+    matching_numbers: Numbers<&'c Match>,
+    clause_numbers: Numbers<&'c Clause>,
     /// Attribute of each pattern.
     pattern_attributes: Vec<u32>,
     /// Rules that are there, with their group.
-    known: HashSet<(usize, RuleKey), FixedState>,
+    known: Numbers<(usize, RuleKey)>,
     nothing: Clause,
 }
 
@@ -73,12 +74,12 @@ impl<'c> Builder<'c> {
             matchings: Vec::new(),
             clauses: vec![Vec::new()],
             rules: Vec::new(),
-            attribute_numbers: HashMap::default(),
-            pattern_numbers: HashMap::default(),
-            matching_numbers: HashMap::default(),
-            clause_numbers: HashMap::default(),
+            attribute_numbers: Numbers::default(),
+            pattern_numbers: Numbers::default(),
+            matching_numbers: Numbers::default(),
+            clause_numbers: Numbers::default(),
             pattern_attributes: Vec::new(),
-            known: HashSet::default(),
+            known: Numbers::default(),
             nothing: Clause::always(),
         }
     }
@@ -90,7 +91,7 @@ impl<'c> Builder<'c> {
         let to: Vec<u32> = rule.to.iter().map(|clause| self.clause(clause)).collect();
         let when = self.clause(&rule.when);
         let key = (from, to, when);
-        if !self.known.insert((group, key.clone())) {
+        if !self.known.insert((group, key.clone()), 0) {
             return false;
         }
         self.rules.push(key);
@@ -134,8 +135,8 @@ impl<'c> Builder<'c> {
         if *clause == self.nothing {
             return 0;
         }
-        if let Some(number) = self.clause_numbers.get(clause) {
-            return *number;
+        if let Some(number) = self.clause_numbers.get(&clause) {
+            return number;
         }
         // On TCP what only HTTP knows is left out (and rules of ALLOW policies that have it do not get here).
         let tcp = self.config.protocol == Protocol::Tcp;
@@ -148,11 +149,11 @@ impl<'c> Builder<'c> {
     }
 
     fn matching(&mut self, one: &'c Match) -> u32 {
-        if let Some(number) = self.matching_numbers.get(one) {
-            return *number;
+        if let Some(number) = self.matching_numbers.get(&one) {
+            return number;
         }
-        let attribute = match self.attribute_numbers.get(&one.attribute) {
-            Some(number) => *number,
+        let attribute = match self.attribute_numbers.get(&&one.attribute) {
+            Some(number) => number,
             None => {
                 let number = count(self.index.attributes.len());
                 self.index.attributes.push((one.attribute.clone(), NO_SLOT));
@@ -172,8 +173,7 @@ impl<'c> Builder<'c> {
                 _ => patterns.push(self.pattern(attribute, pattern.canonical())),
             }
         }
-        patterns.sort_unstable();
-        patterns.dedup();
+        small::sort_and_dedup(&mut patterns);
         let patterns = Span::push(&mut self.index.pattern_lists, &patterns);
         let number = count(self.matchings.len());
         self.matchings.push(Matching { attribute, negated: one.negated, patterns });
@@ -183,15 +183,14 @@ impl<'c> Builder<'c> {
 
     fn pattern(&mut self, attribute: u32, pattern: Pattern) -> u32 {
         let number = count(self.index.patterns.len());
-        match self.pattern_numbers.entry((attribute, pattern)) {
-            hashbrown::hash_map::Entry::Occupied(known) => *known.get(),
-            hashbrown::hash_map::Entry::Vacant(new) => {
-                self.index.patterns.push(new.key().1.clone());
-                self.pattern_attributes.push(attribute);
-                new.insert(number);
-                number
-            }
+        let key = (attribute, pattern);
+        if let Some(known) = self.pattern_numbers.get(&key) {
+            return known;
         }
+        self.index.patterns.push(key.1.clone());
+        self.pattern_attributes.push(attribute);
+        self.pattern_numbers.insert(key, number);
+        number
     }
 
     /// For each match, the most rules that one of its patterns may lead to.
@@ -251,7 +250,7 @@ impl<'c> Builder<'c> {
                 conjuncts.push(Conjunct { matchings, score });
             }
         }
-        conjuncts.sort_by_key(|conjunct| conjunct.score);
+        small::sort_by(&mut conjuncts, |a, b| a.score < b.score);
         conjuncts
     }
 
@@ -284,8 +283,7 @@ impl<'c> Builder<'c> {
         let of_matching = conjunct.matchings.iter().filter_map(|at| self.matchings.get(*at as usize));
         let mut patterns: Vec<u32> =
             of_matching.flat_map(|one| one.patterns.of(&index.pattern_lists)).copied().collect();
-        patterns.sort_unstable();
-        patterns.dedup();
+        small::sort_and_dedup(&mut patterns);
         patterns
     }
 
@@ -319,7 +317,8 @@ impl<'c> Builder<'c> {
                 Some((Attribute::Header { mode: HeaderMode::All, .. }, _))
             )
         });
-        by_use.sort_by_key(|(attribute, count)| (core::cmp::Reverse(*count), *attribute));
+        // The most used first.
+        small::sort_by(&mut by_use, |a, b| (b.1, a.0) < (a.1, b.0));
         by_use.truncate(MAX_SLOTS);
         let mut of_slot: Vec<Vec<u32>> = vec![Vec::new(); by_use.len()];
         for (number, (attribute, _)) in by_use.iter().enumerate() {
@@ -360,14 +359,14 @@ impl<'c> Builder<'c> {
         }
         let index = &mut self.index;
         index.leads = vec![Lead::default(); index.patterns.len()];
-        singles.sort_unstable();
+        small::sort(&mut singles);
         for run in singles.chunk_by(|a, b| a.0 == b.0) {
             let rules: Vec<u32> = run.iter().map(|(_, rule)| *rule).collect();
             if let Some(lead) = run.first().and_then(|(pattern, _)| index.leads.get_mut(*pattern as usize)) {
                 lead.rules = Span::push(&mut index.lead_rules, &rules);
             }
         }
-        pairs.sort_unstable();
+        small::sort(&mut pairs);
         for run in pairs.chunk_by(|a, b| a.0 == b.0) {
             let rules: Vec<u32> = run.iter().map(|(_, rule)| *rule).collect();
             let Some(((first, second), _)) = run.first() else { continue };

@@ -7,6 +7,7 @@ use core::cmp::Ordering;
 use super::{Group, is_ignored};
 use crate::config::{Action, AuthorizationPolicy, PluginConfig, Rule};
 use crate::decision::RuleRef;
+use crate::small;
 
 /// All rules that can match, group after group, each group in the order of attribution; with their group's number.
 pub fn ordered(
@@ -23,10 +24,11 @@ pub fn ordered(
         }
     }
     let ranks = ranks(config);
-    rules.sort_by_cached_key(|(origin, group, _)| {
+    let key = |(origin, group, _): &(RuleRef, usize, &Rule)| {
         let policy = ranks.get(origin.policy as usize).copied().unwrap_or(0);
         (*group, policy, rule_text(origin.rule), origin.policy)
-    });
+    };
+    small::sort_by(&mut rules, |a, b| key(a) < key(b));
     rules
 }
 
@@ -45,7 +47,7 @@ pub fn first_allow_with_response(config: &PluginConfig) -> Option<u32> {
 fn ranks(config: &PluginConfig) -> Vec<u32> {
     let mut numbers: Vec<usize> = (0..config.policies.len()).collect();
     let name = |number: usize| config.policies.get(number).map_or("", |policy| &policy.name);
-    numbers.sort_by(|a, b| compare(name(*a), name(*b)));
+    small::sort_by(&mut numbers, |a, b| compare(name(*a), name(*b)).is_lt());
     let mut ranks = vec![0; numbers.len()];
     let mut rank = 0;
     let mut before = None;

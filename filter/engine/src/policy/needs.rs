@@ -3,6 +3,7 @@
 use super::clauses;
 use crate::config::{Action, Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
 use crate::pattern::Pattern;
+use crate::small;
 
 /// What a policy wants to know of a request. What is not asked for need not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,8 +96,7 @@ pub fn needs(config: &PluginConfig) -> Attributes {
     }
     crate::limits::Limits::needs(&config.limits, &mut needs);
     for names in [&mut needs.headers, &mut needs.claims, &mut needs.metadata] {
-        names.sort();
-        names.dedup();
+        small::sort_and_dedup(names);
     }
     needs
 }
