@@ -4,10 +4,9 @@ use std::rc::Rc;
 
 use meshward_engine::decision::Decision;
 use meshward_engine::request::Request;
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
 
 use crate::attributes::{Connection, Headers, Metadata};
+use crate::dispatch::Action;
 use crate::host::{self, LocalResponse};
 use crate::report;
 use crate::root::Active;
@@ -21,17 +20,18 @@ impl Http {
     pub fn new(active: Option<Rc<Active>>) -> Self {
         Self { active }
     }
-}
 
-impl Context for Http {}
-
-impl HttpContext for Http {
-    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+    pub fn on_request_headers(&mut self) -> Action {
         match &self.active {
             Some(active) => decide(active),
-            None => refuse(report::UNCONFIGURED),
+            None => refuse_unknown(),
         }
     }
+}
+
+/// Refuses a request that no configuration is there for.
+pub fn refuse_unknown() -> Action {
+    refuse(report::UNCONFIGURED)
 }
 
 fn decide(active: &Active) -> Action {

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `dispatch` | Envoy's callbacks → the context that they are for |
 //! | `root` | the configuration: decoded, compiled, swapped whole |
 //! | `http`, `tcp` | callbacks: request or connection → engine → action |
 //! | `attributes` | what the policies ask for, read from Envoy |
@@ -11,9 +12,10 @@
 //! | `host` | every host call |
 //!
 //! INVARIANT: no panic. A panic takes the worker's VM down, and a caller who can cause one can deny service. So no
-//! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no call of the SDK's that panics.
+//! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no host call of the SDK's.
 
 mod attributes;
+mod dispatch;
 mod host;
 mod http;
 mod identity;
@@ -21,7 +23,3 @@ mod metrics;
 mod report;
 mod root;
 mod tcp;
-
-proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|_| Box::new(root::Root::default()));
-}}

@@ -10,9 +10,8 @@ use meshward_engine::config::{ConfigError, PluginConfig};
 use meshward_engine::policy::Policy;
 use meshward_engine::request::Protocol;
 use meshward_engine::stats;
-use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
-use proxy_wasm::types::ContextType;
 
+use crate::dispatch::Context;
 use crate::host::{self, HostError, Level};
 use crate::http::Http;
 use crate::identity::Identities;
@@ -35,10 +34,9 @@ pub struct Root {
     active: Option<Rc<Active>>,
 }
 
-impl Context for Root {}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
+impl Root {
+    /// Whether the configuration is taken. When not, what was there stays.
+    pub fn on_configure(&mut self, size: usize) -> bool {
         let metrics = Metrics::default();
         match load(size) {
             Ok((policy, protocol)) => {
@@ -63,19 +61,12 @@ impl RootContext for Root {
         }
     }
 
-    fn get_type(&self) -> Option<ContextType> {
-        Some(match self.active.as_ref().map(|active| active.protocol) {
-            Some(Protocol::Tcp) => ContextType::StreamContext,
-            Some(Protocol::Http) | None => ContextType::HttpContext,
-        })
-    }
-
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http::new(self.active.clone())))
-    }
-
-    fn create_stream_context(&self, _: u32) -> Option<Box<dyn StreamContext>> {
-        Some(Box::new(Tcp::new(self.active.clone())))
+    /// A request or connection of this plugin.
+    pub fn new_stream(&self) -> Context {
+        match self.active.as_ref().map(|active| active.protocol) {
+            Some(Protocol::Tcp) => Context::Tcp(Tcp::new(self.active.clone())),
+            Some(Protocol::Http) | None => Context::Http(Http::new(self.active.clone())),
+        }
     }
 }
 

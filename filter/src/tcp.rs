@@ -3,10 +3,8 @@
 
 use std::rc::Rc;
 
-use proxy_wasm::traits::{Context, StreamContext};
-use proxy_wasm::types::Action;
-
 use crate::attributes::{Connection, Metadata};
+use crate::dispatch::Action;
 use crate::host;
 use crate::report;
 use crate::root::Active;
@@ -28,14 +26,10 @@ impl Tcp {
     pub fn new(active: Option<Rc<Active>>) -> Self {
         Self { active, state: State::Undecided }
     }
-}
 
-impl Context for Tcp {}
-
-impl StreamContext for Tcp {
-    // `on_new_connection` continues: pausing there holds up the handshake, and the certificate would never come.
-
-    fn on_downstream_data(&mut self, _: usize, _: bool) -> Action {
+    /// Bytes of the caller. There is no `on_new_connection`: to pause there would hold up the handshake, and the
+    /// certificate would never come.
+    pub fn on_downstream_data(&mut self) -> Action {
         if self.state == State::Undecided {
             self.state = match &self.active {
                 Some(active) if is_allowed(active) => State::Allowed,

@@ -1,56 +1,12 @@
-//! After the linker: callbacks that the filter does not need are taken out of the module, then all that only they
-//! reached, then the custom sections.
+//! After the linker: what Envoy need not see is taken out of the module, then all that only it reached.
 //!
-//! The SDK exports every callback of proxy-wasm, and Envoy calls each one that it finds, on every request. Without the
-//! export it does not enter the VM at all: 3 to 5 µs of a request.
-//!
-//! The SDK's traits also drag in a method for every host call there is, through tables that the linker cannot see
-//! through. A function that makes a host call which `filter/src/host` does not have is such a method: nothing of ours
-//! reaches it, so its body becomes a trap, and what it alone reached goes too.
+//! Envoy calls every callback of proxy-wasm that it finds, on every request; the filter exports only what it needs
+//! (`filter/src/dispatch.rs`). The linker's own exports (`__heap_base`, …) go, as do custom sections.
 
-use std::collections::HashSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use walrus::ir::{Call, InstrLocId, Unreachable, Visitor, dfs_in_order};
-
 use crate::diagnostic::Diagnostic;
-
-/// What stays exported. A callback that `filter/src` implements must be here, or Envoy will not call it.
-///
-/// `proxy_on_delete` must stay although nothing is done in it: it frees the context of a request.
-pub const EXPORTS: [&str; 9] = [
-    "memory",
-    "_initialize",
-    "proxy_abi_version_0_2_1",
-    "proxy_on_memory_allocate",
-    "proxy_on_context_create",
-    "proxy_on_delete",
-    "proxy_on_configure",
-    "proxy_on_request_headers",
-    "proxy_on_downstream_data",
-];
-
-/// The host calls that `filter/src/host/abi.rs` declares. Whatever makes another one is the SDK's, and goes.
-///
-/// A call that is declared there and missing here would trap on its first use, which the module's tests
-/// (`tests/tests/module`) see.
-pub const HOST_CALLS: [&str; 14] = [
-    "proxy_close_stream",
-    "proxy_define_metric",
-    "proxy_get_buffer_bytes",
-    "proxy_get_current_time_nanoseconds",
-    "proxy_get_header_map_pairs",
-    "proxy_get_header_map_value",
-    "proxy_get_property",
-    "proxy_get_shared_data",
-    "proxy_increment_metric",
-    "proxy_log",
-    "proxy_record_metric",
-    "proxy_send_local_response",
-    "proxy_set_property",
-    "proxy_set_shared_data",
-];
 
 /// Takes out what Envoy need not see. Deterministic.
 ///
@@ -62,12 +18,8 @@ pub fn trim(module: &[u8]) -> Result<Vec<u8>, Diagnostic> {
     let mut module = config.parse(module).map_err(|error| {
         Diagnostic::error("module-invalid", format!("cargo made no valid module: {error}"))
     })?;
-    let needless: Vec<_> = module
-        .exports
-        .iter()
-        .filter(|export| !EXPORTS.contains(&export.name.as_str()))
-        .map(walrus::Export::id)
-        .collect();
+    let needless: Vec<_> =
+        module.exports.iter().filter(|export| !is_needed(&export.name)).map(walrus::Export::id).collect();
     for export in needless {
         module.exports.delete(export);
     }
@@ -75,44 +27,12 @@ pub fn trim(module: &[u8]) -> Result<Vec<u8>, Diagnostic> {
     for section in sections {
         module.customs.delete(section);
     }
-    drop_foreign_calls(&mut module);
     walrus::passes::gc::run(&mut module);
     Ok(module.emit_wasm())
 }
 
-/// Makes a trap of every function that calls a host function which is not ours.
-fn drop_foreign_calls(module: &mut walrus::Module) {
-    let foreign: HashSet<_> = module
-        .imports
-        .iter()
-        .filter(|import| import.module == "env" && !HOST_CALLS.contains(&import.name.as_str()))
-        .filter_map(|import| match import.kind {
-            walrus::ImportKind::Function(function) => Some(function),
-            _ => None,
-        })
-        .collect();
-    for (_, function) in module.funcs.iter_local_mut() {
-        let entry = function.entry_block();
-        let mut calls = Calls { of: &foreign, found: false };
-        dfs_in_order(&mut calls, function, entry);
-        if calls.found {
-            let body = function.block_mut(entry);
-            body.instrs.clear();
-            body.instrs.push((Unreachable {}.into(), InstrLocId::default()));
-        }
-    }
-}
-
-/// Whether a function calls one of these.
-struct Calls<'a> {
-    of: &'a HashSet<walrus::FunctionId>,
-    found: bool,
-}
-
-impl<'instr> Visitor<'instr> for Calls<'_> {
-    fn visit_call(&mut self, call: &Call) {
-        self.found |= self.of.contains(&call.func);
-    }
+fn is_needed(export: &str) -> bool {
+    export == "memory" || export == "_initialize" || export.starts_with("proxy_")
 }
 
 /// Runs the machine's `wasm-opt -O3` over `module` in place and returns its version.
@@ -157,12 +77,12 @@ pub fn wasm_opt(module: &mut Vec<u8>) -> Result<String, Diagnostic> {
 mod tests {
     use super::*;
 
-    /// A module with one callback to keep, one to lose with its import, and a custom section.
+    /// A module with a callback, something of the linker's with an import, and a custom section.
     fn sample() -> Vec<u8> {
         let mut module = walrus::Module::default();
         let nothing = module.types.add(&[], &[]);
         let (import, _) = module.add_import_func("env", "proxy_done", nothing);
-        for (name, calls) in [("proxy_on_configure", false), ("proxy_on_log", true)] {
+        for (name, calls) in [("proxy_on_configure", false), ("__wasm_call_dtors", true)] {
             let mut function = walrus::FunctionBuilder::new(&mut module.types, &[], &[]);
             if calls {
                 function.func_body().call(import);
@@ -175,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn needless_callbacks_and_what_only_they_reach_are_gone() {
+    fn needless_exports_and_what_only_they_reach_are_gone() {
         let before = super::super::inspect(&sample());
-        assert!(before.exports.contains(&"proxy_on_log".to_owned()), "{before:?}");
+        assert!(before.exports.contains(&"__wasm_call_dtors".to_owned()), "{before:?}");
         assert!(before.imports.contains(&"env.proxy_done".to_owned()), "{before:?}");
         let after = super::super::inspect(&trim(&sample()).unwrap());
         assert_eq!(after.exports, ["proxy_on_configure"]);
@@ -186,9 +106,8 @@ mod tests {
     }
 
     #[test]
-    fn trimming_twice_changes_nothing() {
-        let once = trim(&sample()).unwrap();
-        assert_eq!(trim(&once).unwrap(), once);
+    fn the_same_module_gives_the_same_bytes() {
+        assert_eq!(trim(&sample()).unwrap(), trim(&sample()).unwrap());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The imports of proxy-wasm ABI 0.2.1 that this filter uses, and safe functions of the same shape.
 //!
-//! All unsafe code of the crate is here. Every function passes a pointer and a length that come from one live slice,
+//! All unsafe code of the crate is here, but for the names of the exports (`crate::dispatch`). Every function passes a pointer and a length that come from one live slice,
 //! or pointers to locals that the host writes before it returns; the host keeps none of them. Statuses stay numbers:
 //! Envoy has more of them than the SDK's enum, and an enum made from an unknown number is undefined behaviour.
-#![allow(unsafe_code, reason = "host calls are foreign functions, and the SDK's own panic")]
+#![allow(unsafe_code, reason = "host calls are foreign functions")]
 
-use std::ptr::null_mut;
+use std::alloc::{Layout, alloc};
+use std::ptr::{NonNull, null_mut};
 
 use super::buffer::HostBytes;
 
@@ -169,11 +170,23 @@ fn receive(bytes: &mut HostBytes, call: impl FnOnce(*mut *mut u8, *mut usize) ->
     let mut size: usize = 0;
     let status = call(&mut data, &mut size);
     *bytes = if status == 0 && !data.is_null() {
-        // SAFETY: the host had the memory from `proxy_on_memory_allocate(size)`, which is the SDK's: a boxed slice of
-        // `size` bytes, given up for us to own. The host wrote all of it.
+        // SAFETY: the host had the memory from `proxy_on_memory_allocate(size)`, of exactly this layout and given up
+        // for us to own. The host wrote all of it.
         HostBytes::new(unsafe { Vec::from_raw_parts(data, size, size) })
     } else {
         HostBytes::default()
     };
     status
+}
+
+/// Memory for bytes that the host is about to hand over, for [`receive`] to own. Null when there is none.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
+    match Layout::array::<u8>(size) {
+        // SAFETY: the layout has a size.
+        Ok(layout) if size > 0 => unsafe { alloc(layout) },
+        // What a vector without capacity has.
+        Ok(_) => NonNull::dangling().as_ptr(),
+        Err(_) => null_mut(),
+    }
 }

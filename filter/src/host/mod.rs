@@ -1,9 +1,8 @@
 //! Every call to the host. Envoy's answer becomes a `Result`; nothing here panics, whatever Envoy answers.
 //!
-//! The SDK has these calls too, and panics in each one on a status that it does not expect, or on a header that is
-//! not UTF-8: a caller who can cause that takes the worker's VM down. It also passes no response code details. So only
-//! its dispatcher, its allocator and its traits are used. Its own calls are banned by convention: `proxy_wasm::hostcalls`
-//! is named nowhere in this crate.
+//! The SDK (the crate `proxy-wasm`) has these calls too, and panics in each one on a status that it does not expect, or
+//! on a header that is not UTF-8: a caller who can cause that takes the worker's VM down. It also passes no response
+//! code details.
 //!
 //! What a call costs on Envoy 1.40: about 1 µs when it returns bytes (Envoy calls back into the VM to have memory
 //! for them), a tenth of that when it does not.

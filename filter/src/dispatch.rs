@@ -1,0 +1,147 @@
+//! Envoy's callbacks → the context that they are for.
+//!
+//! These are the exports of proxy-wasm ABI 0.2.1. Envoy calls every callback that a module exports, on every request: so
+//! only those that do something are here.
+//!
+//! Why not the SDK (the crate `proxy-wasm`): its dispatcher panics on what it does not expect, as its host calls do, and
+//! its traits bring a method for every host call there is, which no linker can take out: a fifth of the module's
+//! budget and some µs of every request, for the hundred lines below (measured by `tests/src/bin/bench`).
+#![allow(unsafe_code, reason = "an export's name is unsafe: two of one name would be undefined")]
+
+use std::cell::RefCell;
+
+use hashbrown::HashTable;
+
+use crate::http::{self, Http};
+use crate::root::Root;
+use crate::tcp::Tcp;
+
+/// What Envoy does next with a request's headers or a connection's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Action {
+    Continue = 0,
+    Pause = 1,
+}
+
+/// What an id of Envoy's stands for: a plugin's configuration, a request, a connection.
+pub enum Context {
+    Root(Root),
+    Http(Http),
+    Tcp(Tcp),
+}
+
+/// The contexts of this VM, by their ids.
+struct Contexts(HashTable<(u32, Context)>);
+
+thread_local! {
+    /// One thread per VM: the worker's.
+    static CONTEXTS: RefCell<Contexts> = const { RefCell::new(Contexts(HashTable::new())) };
+}
+
+impl Contexts {
+    fn insert(&mut self, id: u32, context: Context) {
+        self.remove(id);
+        self.0.insert_unique(hash(id), (id, context), |(id, _)| hash(*id));
+    }
+
+    fn get(&mut self, id: u32) -> Option<&mut Context> {
+        self.0.find_mut(hash(id), |(known, _)| *known == id).map(|(_, context)| context)
+    }
+
+    fn remove(&mut self, id: u32) {
+        if let Ok(entry) = self.0.find_entry(hash(id), |(known, _)| *known == id) {
+            entry.remove();
+        }
+    }
+}
+
+/// Ids count up, so this spreads them well.
+fn hash(id: u32) -> u64 {
+    u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Runs a callback. Envoy never calls the VM while the VM calls it, except for memory; if it did, `otherwise`.
+fn with<R>(otherwise: impl FnOnce() -> R, run: impl FnOnce(&mut Contexts) -> Option<R>) -> R {
+    let ran =
+        CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().and_then(|mut contexts| run(&mut contexts)));
+    ran.unwrap_or_else(otherwise)
+}
+
+/// Says which ABI this is, by being there.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+/// Called once, before anything else.
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    #[cfg(target_os = "wasi")]
+    {
+        unsafe extern "C" {
+            fn __wasm_call_ctors();
+        }
+        // SAFETY: the linker makes this function; it is called once. Without the call, the linker would put one into
+        // every export.
+        unsafe { __wasm_call_ctors() }
+    }
+}
+
+/// A new root context when `root` is 0, else a request or connection under it.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(id: u32, root: u32) {
+    with(
+        || (),
+        |contexts| {
+            let context = match contexts.get(root) {
+                Some(Context::Root(root)) => root.new_stream(),
+                _ if root == 0 => Context::Root(Root::default()),
+                // Under nothing that is configured, so everything is refused.
+                _ => Context::Http(Http::new(None)),
+            };
+            contexts.insert(id, context);
+            Some(())
+        },
+    );
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(id: u32) {
+    with(
+        || (),
+        |contexts| {
+            contexts.remove(id);
+            Some(())
+        },
+    );
+}
+
+/// 1 when the configuration is taken.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(id: u32, size: usize) -> u32 {
+    with(
+        || 0,
+        |contexts| match contexts.get(id) {
+            Some(Context::Root(root)) => Some(root.on_configure(size).into()),
+            _ => None,
+        },
+    )
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> Action {
+    with(http::refuse_unknown, |contexts| match contexts.get(id) {
+        Some(Context::Http(http)) => Some(http.on_request_headers()),
+        _ => None,
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_downstream_data(id: u32, _: usize, _: u32) -> Action {
+    with(
+        || Action::Pause,
+        |contexts| match contexts.get(id) {
+            Some(Context::Tcp(tcp)) => Some(tcp.on_downstream_data()),
+            _ => None,
+        },
+    )
+}
