@@ -109,6 +109,7 @@ fn account() -> anyhow::Result<Option<User>> {
 /// takes its place, always the same for the same `data`.
 fn prepare_folder(programs: &Programs, data: &Path, account: Option<&User>) -> anyhow::Result<PathBuf> {
     let data = std::path::absolute(data)?;
+    refuse_others_files(&data)?;
     let make = |folder: &Path| -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
         let Some(user) = account else { return Ok(()) };
@@ -129,6 +130,7 @@ fn prepare_folder(programs: &Programs, data: &Path, account: Option<&User>) -> a
             bail!("`{}` is somebody else's: remove it, or name a folder with `--data`", other.display());
         }
     }
+    refuse_others_files(&other)?;
     make(&other)?;
     say(&format!(
         "`{}` cannot be reached by the account `{}`: using `{}`",
@@ -137,6 +139,22 @@ fn prepare_folder(programs: &Programs, data: &Path, account: Option<&User>) -> a
         other.display()
     ));
     Ok(other)
+}
+
+/// A folder that holds anything but a database is somebody's, and neither given away nor filled.
+fn refuse_others_files(folder: &Path) -> anyhow::Result<()> {
+    if folder.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    let other = fs::read_dir(folder).into_iter().flatten().flatten().find(|entry| entry.file_name() != "new");
+    match other {
+        None => Ok(()),
+        Some(entry) => bail!(
+            "`{}` is neither empty nor a PostgreSQL database (it has `{}`): remove it, or name another with `--data`",
+            folder.display(),
+            entry.file_name().display()
+        ),
+    }
 }
 
 /// Whether that account can be in the folder. Asked of the system by starting a program there.
@@ -161,19 +179,11 @@ fn fnv(path: &Path) -> u64 {
 /// A database cluster with the example's books. An `initdb` that was stopped half way left no `PG_VERSION` at the place
 /// that is looked at, because all is done beside it and renamed.
 fn initialise(programs: &Programs, folder: &Path, account: Option<&User>) -> anyhow::Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        let path = entry.path();
-        if entry.file_name() != "new" {
-            bail!(
-                "`{}` is neither empty nor a PostgreSQL database (it has `{}`): remove it, or name another with `--data`",
-                folder.display(),
-                entry.file_name().display()
-            );
-        }
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+    let new = folder.join("new");
+    if new.exists() {
+        fs::remove_dir_all(&new).with_context(|| format!("cannot remove `{}`", new.display()))?;
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    let new = folder.join("new");
     let output = programs
         .command("initdb", account)
         .arg("-D")
