@@ -269,8 +269,15 @@ fn looks_like_envoy(text: &str) -> bool {
     .any(|word| text.contains(word))
 }
 
+/// A List may hold Lists; with an alias, even itself.
+const LISTS_IN_LISTS: usize = 3;
+
 /// The scalars of a Kubernetes document that may hold a configuration.
 fn holders(tree: &Tree, root: NodeId) -> Vec<Holder> {
+    holders_within(tree, root, LISTS_IN_LISTS)
+}
+
+fn holders_within(tree: &Tree, root: NodeId, depth: usize) -> Vec<Holder> {
     let mut found = Vec::new();
     let kind = tree.text_at(root, "kind").unwrap_or_default();
     match kind {
@@ -285,8 +292,8 @@ fn holders(tree: &Tree, root: NodeId) -> Vec<Holder> {
         _ => {}
     }
     // `kubectl get` answers with a List; ConfigMapList and the like are the same.
-    if let Some(items) = tree.value(root, "items").filter(|_| kind.ends_with("List")) {
-        found.extend(tree.items(items).iter().flat_map(|item| holders(tree, *item)));
+    if let Some(items) = tree.value(root, "items").filter(|_| kind.ends_with("List") && depth > 0) {
+        found.extend(tree.items(items).iter().flat_map(|item| holders_within(tree, *item, depth - 1)));
     }
     if let Some(generators) = tree.value(root, "configMapGenerator") {
         for generator in tree.items(generators) {
