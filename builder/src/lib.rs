@@ -10,6 +10,7 @@ pub mod console;
 pub mod diagnostic;
 pub mod envoy;
 pub mod envoy_binary;
+pub mod inject;
 pub mod kube;
 pub mod local;
 pub mod mesh;

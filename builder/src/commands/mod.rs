@@ -11,10 +11,12 @@ mod completions;
 mod edit;
 mod filter;
 mod init;
+mod inject;
 mod patch;
 mod policy;
 mod render;
 mod schema;
+mod uninject;
 mod unpatch;
 mod up;
 mod validate;
@@ -33,9 +35,13 @@ pub enum Command {
     Policy(policy::Args),
     /// Write a first mesh.yaml
     Init(init::Args),
+    /// Give workloads that are there already an Envoy sidecar
+    Inject(inject::Args),
     /// Put the filter into Envoy configurations and ConfigMaps that are there already
     Patch(patch::Args),
-    /// Take it out again: the bytes from before
+    /// Take the sidecars out again: the bytes from before
+    Uninject(uninject::Args),
+    /// Take the filter out again: the bytes from before
     Unpatch(unpatch::Args),
     /// Write Kubernetes manifests and Envoy configurations
     Render(render::Args),
@@ -56,7 +62,9 @@ impl Command {
             Self::Filter(args) => filter::run(&args, console),
             Self::Policy(args) => policy::run(args, console),
             Self::Init(args) => init::run(&args, console),
+            Self::Inject(args) => inject::run(&args, console),
             Self::Patch(args) => patch::run(&args, console),
+            Self::Uninject(args) => uninject::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),
             Self::Render(args) => render::run(&args, console),
             Self::Up(args) => up::run(&args, console),

@@ -99,29 +99,28 @@ impl Editor<'_> {
         Some(vec![Edit::delete(line_start(self.text, start)..line_start(self.text, end))])
     }
 
-    /// Puts an entry into a mapping: behind entry `after`, or at its end.
-    pub fn insert_entry(
-        &self,
-        mapping: NodeId,
-        after: Option<usize>,
-        key: &str,
-        value: &Value,
-    ) -> Option<Edit> {
+    /// Puts entries into a mapping so that the first of them has this index.
+    pub fn insert_entries(&self, mapping: NodeId, index: usize, new: &[(&str, Value)]) -> Option<Edit> {
         let mapping = self.tree.resolve(mapping);
         let Kind::Mapping { flow, entries } = &self.tree.node(mapping).kind else { return None };
-        let index = after.map_or(entries.len(), |after| after + 1);
         if *flow {
             let keys: Vec<NodeId> = entries.iter().map(|(key, _)| *key).collect();
-            let name = emit::flow(&Value::from(key), &Layout::Compact)?;
             return self.insert_flow_entry(mapping, &keys, entries, index, |layout| {
                 let colon = if *layout == Layout::Compact { ":" } else { ": " };
-                Some(vec![format!("{name}{colon}{}", emit::flow(value, layout)?)])
+                let written = |(key, value): &(&str, Value)| {
+                    let key = emit::flow(&Value::from(*key), &Layout::Compact)?;
+                    Some(format!("{key}{colon}{}", emit::flow(value, layout)?))
+                };
+                new.iter().map(written).collect()
             });
         }
         if !self.takes_lines {
             return None;
         }
-        let lines = emit::block_entry(key, value)?;
+        let mut lines = Vec::new();
+        for (key, value) in new {
+            lines.extend(emit::block_entry(key, value)?);
+        }
         match entries.get(index) {
             Some((next, _)) => self.lines_before(self.tree.node(*next).start, &lines),
             None => {
@@ -131,17 +130,18 @@ impl Editor<'_> {
         }
     }
 
-    /// Takes an entry out of a mapping again: the inverse of [`Self::insert_entry`].
-    pub fn remove_entry(&self, mapping: NodeId, index: usize) -> Option<Edit> {
+    /// Takes entries out of a mapping again: the inverse of [`Self::insert_entries`].
+    pub fn remove_entries(&self, mapping: NodeId, range: std::ops::Range<usize>) -> Option<Edit> {
         let mapping = self.tree.resolve(mapping);
         let Kind::Mapping { flow, entries } = &self.tree.node(mapping).kind else { return None };
-        let (key, value) = entries.get(index)?;
-        let (start, end) = (self.tree.node(*key).start, self.tree.node(*value).span.end);
+        let start = self.tree.node(entries.get(range.start)?.0).start;
+        let end = self.tree.node(entries.get(range.end.checked_sub(1)?)?.1).span.end;
         if !*flow {
             is_blank(line_prefix(self.text, start)).then_some(())?;
             return Some(self.remove_lines(start, end));
         }
-        Some(match (index.checked_sub(1).and_then(|before| entries.get(before)), entries.get(index + 1)) {
+        let before = range.start.checked_sub(1).and_then(|before| entries.get(before));
+        Some(match (before, entries.get(range.end)) {
             (_, Some((next, _))) => Edit::delete(start..self.tree.node(*next).start),
             (Some((_, before)), None) => Edit::delete(self.tree.node(*before).span.end..end),
             (None, None) => Edit::delete(self.tree.node(mapping).span.start + 1..end),

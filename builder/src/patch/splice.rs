@@ -40,6 +40,23 @@ pub fn apply(text: &str, edits: &[Edit]) -> Option<String> {
     Some(out)
 }
 
+/// Deletions of whole lines at the end of a text without a final line break: the last one takes the break before it
+/// along, so the ones above it must each take theirs too, and leave the one behind.
+pub fn settle_end(text: &str, edits: &mut [Edit]) {
+    edits.sort_by_key(|edit| edit.range.start);
+    let mut next: Option<usize> = None;
+    for edit in edits.iter_mut().rev() {
+        let length = match next {
+            Some(start) if edit.text.is_empty() && edit.range.end > start => edit.range.end - start,
+            None if edit.text.is_empty() && edit.range.end == text.len() => 0,
+            _ => break,
+        };
+        edit.range.start = edit.range.start.saturating_sub(length);
+        edit.range.end -= length;
+        next = Some(edit.range.start);
+    }
+}
+
 /// Where a byte of the edited text was before the edits. Inserted bytes are at the place of their insertion.
 pub fn origin(edits: &[Edit], offset: usize) -> usize {
     let mut order: Vec<&Edit> = edits.iter().collect();
@@ -102,6 +119,14 @@ mod tests {
     fn overlapping_edits_are_refused() {
         assert_eq!(apply("01234", &[Edit::delete(0..3), Edit::delete(2..4)]), None);
         assert_eq!(apply("01234", &[Edit::delete(4..9)]), None);
+    }
+
+    #[test]
+    fn neighbouring_lines_at_the_end_are_deleted_with_the_breaks_before_them() {
+        let text = "a\nb\nc";
+        let mut edits = [Edit::delete(2..4), Edit::delete(3..5)];
+        settle_end(text, &mut edits);
+        assert_eq!(apply(text, &edits).as_deref(), Some("a"));
     }
 
     #[test]

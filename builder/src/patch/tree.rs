@@ -162,7 +162,7 @@ impl Tree {
 
     /// The node as a text that two trees can be compared by: values, tags and aliases, not spelling.
     ///
-    /// `skip` says which items of sequences are left out; a sequence in which `unwrap` says so is written as the one
+    /// `skip` says which items of sequences, and which keys of mappings, are left out; a sequence in which `unwrap` says so is written as the one
     /// item that is left.
     pub fn fingerprint(
         &self,
@@ -210,7 +210,7 @@ impl Tree {
             }
             Kind::Mapping { entries, .. } => {
                 out.push('{');
-                for (key, value) in entries {
+                for (key, value) in entries.iter().filter(|(key, _)| !skip(*key)) {
                     self.write_fingerprint(*key, skip, unwrap, out);
                     self.write_fingerprint(*value, skip, unwrap, out);
                 }

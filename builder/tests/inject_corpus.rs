@@ -1,0 +1,138 @@
+//! `inject` over real manifests: twice is once, `uninject` gives the bytes back, nothing else is touched.
+//!
+//! The corpus is read from `$MESHWARD_CORPUS`, or `../shared/corpus` beside the workspace; without it the test says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
+)]
+
+use std::path::{Path, PathBuf};
+
+use meshward_builder::inject::{Options, inject, uninject};
+use serde_yaml::Value;
+
+fn options() -> Options {
+    Options { image: "envoyproxy/envoy:x".into(), filter_sha12: "0123456789ab".into(), ..Options::default() }
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files(&path, found) } else { found.push(path) }
+    }
+}
+
+/// The documents as another reader reads them; none if it does not take them.
+fn read(text: &str) -> Option<Vec<Value>> {
+    serde_yaml::Deserializer::from_str(text)
+        .map(|document| serde::Deserialize::deserialize(document).ok())
+        .collect()
+}
+
+/// Takes out what an injection adds, whatever is left empty by it.
+fn strip(value: &mut Value) {
+    match value {
+        Value::Mapping(entries) => {
+            let had: Vec<Value> = entries.keys().cloned().collect();
+            for key in ["meshward.dev/injected", "meshward.dev/checksum"] {
+                entries.remove(key);
+            }
+            entries.values_mut().for_each(strip);
+            for key in had {
+                let made = key.as_str().is_some_and(|key| {
+                    ["volumes", "initContainers", "annotations", "metadata"].contains(&key)
+                });
+                let empty = |value: &Value| match value {
+                    Value::Sequence(items) => items.is_empty(),
+                    Value::Mapping(entries) => entries.is_empty(),
+                    Value::Null => true,
+                    _ => false,
+                };
+                if made && entries.get(&key).is_some_and(empty) {
+                    entries.remove(&key);
+                }
+            }
+        }
+        Value::Sequence(items) => {
+            let names = ["envoy-config", "mtls-cert", "meshward-filter"];
+            let ours = |item: &Value| {
+                let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
+                names.contains(&name)
+                    || (name == "envoy"
+                        && item.get("image").and_then(Value::as_str) == Some("envoyproxy/envoy:x"))
+            };
+            items.retain(|item| !ours(item));
+            items.iter_mut().for_each(strip);
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_manifest_comes_back_byte_for_byte() {
+    let corpus = std::env::var_os("MESHWARD_CORPUS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from)
+        .join("k8s");
+    if !corpus.is_dir() {
+        println!("SKIPPED: inject over the corpus: {} is not there", corpus.display());
+        return;
+    }
+    let mut found = Vec::new();
+    files(&corpus, &mut found);
+    found.sort();
+    let verbose = std::env::var_os("MESHWARD_VERBOSE").is_some();
+    let (mut injected, mut workloads, mut refused, mut none, mut unread, mut left) = (0, 0, 0, 0, 0, 0);
+    for path in &found {
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        let name = path.display();
+        for native in [false, true] {
+            let options = Options { native, ..options() };
+            let Ok(outcome) = inject(&text, &options) else {
+                unread += 1;
+                if verbose {
+                    println!("UNREAD {name}");
+                }
+                continue;
+            };
+            left += outcome.findings.iter().filter(|finding| finding.code == "left-alone").count();
+            if outcome.failed() {
+                refused += 1;
+                assert_eq!(outcome.text, text, "{name}: refused and changed");
+                if verbose {
+                    println!(
+                        "REFUSED {name}: {:?}",
+                        outcome.findings.iter().map(|f| (&f.code, &f.message)).collect::<Vec<_>>()
+                    );
+                }
+                continue;
+            }
+            if outcome.done.is_empty() {
+                none += 1;
+                assert_eq!(outcome.text, text, "{name}: nothing done and changed");
+                continue;
+            }
+            injected += 1;
+            workloads += outcome.done.len();
+            let twice = inject(&outcome.text, &options).unwrap();
+            assert!(twice.text == outcome.text, "{name}: the second injection changed something");
+            let newer = Options { filter_sha12: "ba9876543210".into(), ..options.clone() };
+            let replaced = inject(&outcome.text, &newer).unwrap();
+            assert!(replaced.text == inject(&text, &newer).unwrap().text, "{name}: replaced");
+            let back = uninject(&outcome.text).unwrap();
+            assert!(back.text == text, "{name}: uninject does not give the bytes back");
+            if let Some(mut before) = read(&text) {
+                let mut after = read(&outcome.text).unwrap_or_else(|| panic!("{name}: no longer YAML"));
+                before.iter_mut().chain(&mut after).for_each(strip);
+                assert!(before == after, "{name}: it reads otherwise");
+            }
+        }
+    }
+    println!(
+        "{} files: {injected} injected ({workloads} workloads), {left} workloads left alone, {refused} refused, {none} without workloads, {unread} unreadable",
+        found.len()
+    );
+    assert!(injected > 100, "only {injected}");
+}
