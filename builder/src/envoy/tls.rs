@@ -37,8 +37,7 @@ struct CommonTlsContext {
     combined_validation_context: CombinedValidationContext,
 }
 
-/// TLS 1.3 wherever the other side has it; 1.2 only with forward secrecy and AEAD (Envoy's own default list, without
-/// the suites that lack them).
+/// TLS 1.3 wherever the other side has it, as among sidecars; 1.2 with Envoy's default suites for all else.
 #[derive(Serialize)]
 struct TlsParameters {
     tls_minimum_protocol_version: &'static str,

@@ -11,6 +11,8 @@
 mod certificates;
 mod kustomize;
 mod network;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 mod types;
 mod workload;

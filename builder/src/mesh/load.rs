@@ -7,6 +7,7 @@ use super::document::{self, Document};
 use super::model::{API_VERSION, Mesh};
 use super::{Resolved, discover, read, resolve};
 use crate::diagnostic::{Diagnostic, Failure, Severity, Source, nearest};
+use crate::policy::{self, authorization::Target};
 
 /// Who reads which kind: (kind, the API groups it may have).
 const KINDS: [(&str, &[&str]); 6] = [
@@ -61,7 +62,10 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     });
     // Without a usable Mesh the policies' own mistakes are told all the same.
     let namespace = resolved.as_ref().map_or(resolve::DEFAULT_NAMESPACE, |mesh| mesh.namespace.as_str());
-    let checked = crate::policy::load(&policies, namespace, &mut mistakes);
+    let checked = policy::load(&policies, namespace, &mut mistakes);
+    if let Some(mesh) = &resolved {
+        policies_of_the_edge(mesh, &checked, &mut mistakes);
+    }
     mistakes.sort_by_key(|mistake| {
         // By file in the order given, then by place; what has none comes first.
         let file = |name: &str| sources.iter().position(|source| source.name == name);
@@ -77,6 +81,34 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             Ok(resolved)
         }
         _ => Err(Failure { diagnostics: mistakes }),
+    }
+}
+
+/// The edge lets everybody in and authenticates nobody; what they may do is for the services behind it to say. A policy
+/// that is for the edge by name would have no effect, and somebody relies on it.
+fn policies_of_the_edge(mesh: &Resolved, policies: &policy::Policies, mistakes: &mut Vec<Diagnostic>) {
+    let Some(edge) = mesh.services.iter().find(|service| service.is_edge()) else { return };
+    for policy in policy::select::select(policies, mesh.workload(edge), &mesh.root_namespace) {
+        let (named, span) = match &policy.target {
+            Target::Labels { labels, span } => (!labels.is_empty(), span),
+            Target::Services(services) => (!services.is_empty(), &policy.name.span),
+        };
+        let others = mesh.services.iter().filter(|service| !service.is_edge());
+        let only = others
+            .into_iter()
+            .all(|service| !policy::select::target_fits(&policy.target, &mesh.workload(service)));
+        if named && only {
+            let message = format!(
+                "`{}` is for the edge `{}`, where it has no effect: everybody comes in there, without an identity",
+                policy.full_name(),
+                edge.name
+            );
+            mistakes.push(
+                Diagnostic::error("edge-policy", message)
+                    .at(&policy.source, span.clone())
+                    .help("select a service behind the edge; there the edge's identity is the caller"),
+            );
+        }
     }
 }
 

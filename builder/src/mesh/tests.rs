@@ -134,3 +134,75 @@ fn the_deny_list_is_read_and_checked() {
             .join("\n")
     );
 }
+
+#[test]
+fn a_policy_for_the_edge_alone_is_told_to_be_without_effect() {
+    let mesh = "spec:\n  trustDomain: t\n  services:\n  - {name: a, port: 80}\n  - {name: edge, edge: {routes: [{prefix: /, service: a}]}}\n";
+    let policy = |name: &str, selector: &str| {
+        format!(
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}}}\nspec: {{{selector}rules: [{{}}]}}\n"
+        )
+    };
+    let all = policy("all", "");
+    let edge = policy("edge-only", "selector: {matchLabels: {app: edge}}, ");
+    assert!(load(&format!("{HEAD}{mesh}{all}")).is_ok());
+    insta::assert_snapshot!(load(&format!("{HEAD}{mesh}{all}{edge}")).unwrap_err().join("\n"));
+}
+
+mod reading {
+    use proptest::prelude::*;
+
+    use super::super::document;
+    use super::super::model::Mesh;
+    use super::super::read;
+    use super::*;
+
+    proptest! {
+        /// Whatever is written: an answer, and no panic; and a refusal says where.
+        #[test]
+        fn any_text_gets_an_answer(text in "([a-z]{1,8}(: |:\n  ?)?|[-\\[\\]{}&*!|>'\"%@`#,? \n\t]|\\PC){0,60}") {
+            let _ = load(&text);
+        }
+
+        /// A good mesh with some bytes taken out or doubled.
+        #[test]
+        fn a_damaged_mesh_gets_an_answer(from in 0usize..600, length in 0usize..40, twice: bool) {
+            let good = include_str!("../commands/init/mesh.yaml");
+            let cut = |at: usize| (0..=at.min(good.len())).rev().find(|at| good.is_char_boundary(*at)).unwrap_or(0);
+            let (start, end) = (cut(from), cut(from + length));
+            let damaged = if twice {
+                format!("{}{}", &good[..end], &good[start..])
+            } else {
+                format!("{}{}", &good[..start], &good[end..])
+            };
+            if let Err(mistakes) = load(&damaged) {
+                prop_assert!(!mistakes.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_mistake_set_aside_brings_no_second_one() {
+        let text = format!("{HEAD}spec:\n  trustDomain: [1]\n  services:\n  - {{name: a, port: 80}}\n");
+        let source = Source::new("mesh.yaml", text);
+        let mut mistakes = Vec::new();
+        let documents = document::parse(&source, &mut mistakes);
+        let mesh: Option<Mesh> = read::document(&documents[0], &mut mistakes);
+        assert!(mesh.is_none());
+        assert_eq!(mistakes.len(), 1, "only the wrong type, not also a missing field: {mistakes:?}");
+        assert_eq!(mistakes[0].place().as_deref(), Some("mesh.yaml:5:16"));
+    }
+
+    #[test]
+    fn an_alias_bomb_is_refused_soon() {
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..12 {
+            let before = level - 1;
+            let items = vec![format!("*a{before}"); 10].join(", ");
+            text.push_str(&format!("a{level}: &a{level} [{items}]\n"));
+        }
+        let start = std::time::Instant::now();
+        assert!(load(&text).is_err());
+        assert!(start.elapsed().as_secs() < 20, "it took {:?}", start.elapsed());
+    }
+}
