@@ -10,6 +10,7 @@
 //! | [`compile`] | checked policies → the engine's, for one workload |
 //! | [`documents`] | texts → documents, also without a Mesh |
 //! | [`eval`] | requests as lines of JSON → decisions as lines of JSON |
+//! | [`lint`] | what is valid and still not what was meant |
 //! | [`listener`] | what the listener makes of a path before the filter sees it |
 //!
 //! Deliberately absent: deciding. That is the engine's, the same code as in the filter.
@@ -20,6 +21,7 @@ pub mod compile;
 pub mod condition;
 pub mod documents;
 pub mod eval;
+pub mod lint;
 pub mod listener;
 pub mod model;
 pub mod peer;

@@ -212,7 +212,7 @@ impl Reader<'_> {
             PatternError::Wildcard => (
                 "MW003",
                 format!(
-                    "in `{written}` the `*` does not stand at one end, so Istio would compare it literally"
+                    "in `{written}` a `*` stands where it means nothing: Istio would compare it literally"
                 ),
                 instead_of_wildcard(attribute, written),
             ),
