@@ -1,4 +1,11 @@
 //! One fixture for each code of `policy lint`, and what a user sees for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests: a failure is a failed test"
+)]
 
 use std::path::{Path, PathBuf};
 

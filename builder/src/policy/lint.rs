@@ -9,9 +9,8 @@ use super::authorization::{AuthorizationPolicy, Rule};
 use super::check::Policies;
 use super::compile::Names;
 use super::documents;
-use super::peer::{self, Mode};
-use super::select::{self, Workload};
-use crate::compile::workload;
+use super::peer::Mode;
+use super::select;
 use crate::diagnostic::{Diagnostic, Severity, Source};
 use crate::mesh::{self, Resolved, Service};
 
@@ -82,32 +81,30 @@ fn order(finding: &Diagnostic) -> (Option<(&str, usize)>, &str) {
 
 impl<'a> Context<'a> {
     fn root_namespace(&self) -> &'a str {
-        self.mesh.map_or("istio-system", |mesh| mesh.namespace.as_str())
+        self.mesh.map_or("istio-system", |mesh| mesh.root_namespace.as_str())
     }
 
     /// The services that a policy is for; none without a Mesh.
     fn services(&self, policy: &'a AuthorizationPolicy) -> impl Iterator<Item = &'a Service> {
         let root = self.root_namespace();
-        self.mesh.into_iter().flat_map(|mesh| &mesh.services).filter(move |service| {
-            (policy.namespace == service.namespace || policy.namespace == root)
-                && select::target_fits(&policy.target, &workload(service))
+        self.mesh.into_iter().flat_map(move |mesh| {
+            mesh.services.iter().filter(move |service| {
+                (policy.namespace == service.namespace || policy.namespace == root)
+                    && select::target_fits(&policy.target, &mesh.workload(service))
+            })
         })
     }
 
     /// Whether a certificate is required wherever the policy is in force.
     fn is_strict(&self, policy: &'a AuthorizationPolicy) -> bool {
-        let strict = |workload: Workload<'_>, port| {
-            peer::peer_authentication_for(self.policies, &workload, self.root_namespace(), port)
-                == Mode::Strict
-        };
-        self.mesh.is_some() && self.services(policy).all(|service| strict(workload(service), service.port))
+        self.mesh.is_some_and(|mesh| self.services(policy).all(|service| mesh.mode(service) == Mode::Strict))
     }
 
-    /// Whether our trust domain has this name.
-    fn is_ours(&self, mesh: &Resolved, trust_domain: &str) -> bool {
+    /// Whether certificates of this trust domain are accepted.
+    fn is_accepted(&self, mesh: &Resolved, trust_domain: &str) -> bool {
         trust_domain == mesh.trust_domain
             || trust_domain == "cluster.local"
-            || mesh.trust_domain_aliases.iter().any(|alias| alias == trust_domain)
+            || mesh.trust_domain_aliases.iter().chain(&mesh.federates_with).any(|name| name == trust_domain)
     }
 
     /// The identities of the mesh, without `spiffe://`, under all names of its trust domain.

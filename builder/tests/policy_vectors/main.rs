@@ -2,6 +2,13 @@
 //!
 //! What of the vectors is not ours is listed here, each with its reason; the test fails when an exception is no longer
 //! one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests: a failure is a failed test"
+)]
 
 use meshward_builder::diagnostic::{Severity, Source};
 use meshward_builder::mesh::document;

@@ -87,7 +87,7 @@ fn unknown(
             if let Pattern::Exact(text) | Pattern::Segments(text) = &value.pattern
                 && let Some((domain, _)) = text.split_once('/')
                 && domain.contains('.')
-                && !context.is_ours(mesh, domain)
+                && !context.is_accepted(mesh, domain)
             {
                 let message =
                     format!("no certificate of the trust domain `{domain}` is accepted in this mesh");
@@ -95,6 +95,12 @@ fn unknown(
                     finding(policy, &UNKNOWN_NAMESPACE, message, span)
                         .help(format!("the mesh's trust domain is `{}`", mesh.trust_domain)),
                 );
+            }
+            // Who has certificates of another trust domain is not ours to know.
+            let other =
+                |domain: &String| written.trim_start_matches("spiffe://").starts_with(domain.as_str());
+            if mesh.federates_with.iter().any(other) {
+                return None;
             }
             let message = format!("nobody in the mesh is `{written}`");
             let finding = finding(policy, &UNKNOWN_PRINCIPAL, message, span);
@@ -106,6 +112,7 @@ fn unknown(
                 }
             })
         }
+        Attribute::ServiceAccount | Attribute::Namespace if !mesh.federates_with.is_empty() => None,
         Attribute::ServiceAccount => {
             let Pattern::ServiceAccount { namespace, name } = &value.pattern else { return None };
             let fits =
@@ -145,7 +152,8 @@ fn unknown(
         }
         Attribute::TrustDomain => {
             let ours = [mesh.trust_domain.as_str()].into_iter();
-            let mut ours = ours.chain(mesh.trust_domain_aliases.iter().map(String::as_str));
+            let mut ours =
+                ours.chain(mesh.trust_domain_aliases.iter().chain(&mesh.federates_with).map(String::as_str));
             if ours.any(|domain| value.pattern.matches(domain.as_bytes())) {
                 return None;
             }

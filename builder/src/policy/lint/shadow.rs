@@ -57,8 +57,12 @@ pub(super) fn lint(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
 /// Whether `wide` makes `narrow` idle. Of two that match the same the later one is idle.
 fn is_shadow(context: &Context<'_>, wide: &Entry<'_>, narrow: &Entry<'_>, wide_is_first: bool) -> bool {
     let denied = wide.policy.action == config::Action::Deny && narrow.policy.action == config::Action::Allow;
-    let same = wide.policy.action == narrow.policy.action && wide.policy.dry_run == narrow.policy.dry_run;
-    if !(same || denied && !wide.policy.dry_run && !narrow.policy.dry_run) {
+    let comparable = if denied {
+        !wide.policy.dry_run && !narrow.policy.dry_run
+    } else {
+        wide.policy.action == narrow.policy.action && wide.policy.dry_run == narrow.policy.dry_run
+    };
+    if !comparable {
         return false;
     }
     is_for_all_of(context, wide.policy, narrow.policy)

@@ -4,12 +4,11 @@ use super::super::authorization::{AuthorizationPolicy, Target};
 use super::super::select;
 use super::codes::{NO_WORKLOAD, UNKNOWN_NAMESPACE};
 use super::{Context, finding};
-use crate::compile::workload;
 use crate::diagnostic::{Diagnostic, nearest};
 
 pub(super) fn lint(context: &Context<'_>, policy: &AuthorizationPolicy, findings: &mut Vec<Diagnostic>) {
     let Some(mesh) = context.mesh else { return };
-    let in_force = policy.namespace == mesh.namespace
+    let in_force = policy.namespace == mesh.root_namespace
         || mesh.services.iter().any(|service| service.namespace == policy.namespace);
     if !in_force {
         let message =
@@ -18,9 +17,10 @@ pub(super) fn lint(context: &Context<'_>, policy: &AuthorizationPolicy, findings
         let namespaces = mesh.services.iter().map(|service| service.namespace.as_str());
         findings.push(match nearest(&policy.namespace, namespaces) {
             Some(near) => found.help(format!("did you mean `{near}`?")),
-            None => {
-                found.help("put it into the namespace of a service, or into the mesh's own for all of them")
-            }
+            None => found.help(format!(
+                "put it into the namespace of a service, or into `{}` for all of them",
+                mesh.root_namespace
+            )),
         });
         return;
     }
@@ -58,9 +58,9 @@ pub(super) fn lint_peer(context: &Context<'_>, findings: &mut Vec<Diagnostic>) {
     for policy in &context.policies.peer {
         let Target::Labels { labels, span } = &policy.target else { continue };
         let fits = |service: &&crate::mesh::Service| {
-            let everywhere = labels.is_empty() && policy.namespace == mesh.namespace;
+            let everywhere = labels.is_empty() && policy.namespace == mesh.root_namespace;
             (everywhere || service.namespace == policy.namespace)
-                && select::target_fits(&policy.target, &workload(service))
+                && select::target_fits(&policy.target, &mesh.workload(service))
         };
         if mesh.services.iter().any(|service| fits(&service)) {
             continue;
