@@ -249,6 +249,59 @@ pub enum Attribute {
 }
 
 impl Attribute {
+    /// Kinds from this number on have a name.
+    pub(crate) const FIRST_NAMED: u8 = 13;
+
+    /// What has this [`Self::key`].
+    pub(crate) fn from_key(kind: u8, name: Text) -> Option<Self> {
+        Some(match kind {
+            0 => Self::Principal,
+            1 => Self::Namespace,
+            2 => Self::ServiceAccount,
+            3 => Self::TrustDomain,
+            4 => Self::SourceIp,
+            5 => Self::RemoteIp,
+            6 => Self::RequestPrincipal,
+            7 => Self::Host,
+            8 => Self::DestinationPort,
+            9 => Self::Method,
+            10 => Self::Path,
+            11 => Self::DestinationIp,
+            12 => Self::Sni,
+            13 => Self::Claim(name),
+            14 => Self::Metadata(name),
+            15 => Self::Header { name, mode: HeaderMode::Joined },
+            16 => Self::Header { name, mode: HeaderMode::Any },
+            17 => Self::Header { name, mode: HeaderMode::All },
+            _ => return None,
+        })
+    }
+
+    /// A number for each kind, and the name that tells attributes of one kind apart.
+    #[must_use]
+    pub fn key(&self) -> (u8, &str) {
+        match self {
+            Self::Principal => (0, ""),
+            Self::Namespace => (1, ""),
+            Self::ServiceAccount => (2, ""),
+            Self::TrustDomain => (3, ""),
+            Self::SourceIp => (4, ""),
+            Self::RemoteIp => (5, ""),
+            Self::RequestPrincipal => (6, ""),
+            Self::Host => (7, ""),
+            Self::DestinationPort => (8, ""),
+            Self::Method => (9, ""),
+            Self::Path => (10, ""),
+            Self::DestinationIp => (11, ""),
+            Self::Sni => (12, ""),
+            Self::Claim(path) => (13, path),
+            Self::Metadata(key) => (14, key),
+            Self::Header { name, mode: HeaderMode::Joined } => (15, name),
+            Self::Header { name, mode: HeaderMode::Any } => (16, name),
+            Self::Header { name, mode: HeaderMode::All } => (17, name),
+        }
+    }
+
     /// Whether it is known of an HTTP request only, so that on TCP a rule with it cannot match.
     #[must_use]
     pub fn is_http_only(&self) -> bool {

@@ -7,6 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::config::Attribute;
+use crate::index::table::{hash, hash_words};
 use crate::spiffe::{self, SpiffeError};
 
 /// Text shared by everything that says the same.
@@ -174,6 +175,30 @@ impl Pattern {
                 Self::Cidr { address: IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask)), prefix: *prefix }
             }
         }
+    }
+
+    /// A hash of it, with a seed.
+    #[must_use]
+    pub fn hash(&self, seed: u32) -> u32 {
+        let (kind, first, second): (u32, &str, &str) = match self {
+            Self::Any => (0, "", ""),
+            Self::Exact(text) => (1, text, ""),
+            Self::Prefix(text) => (2, text, ""),
+            Self::Suffix(text) => (3, text, ""),
+            Self::Glob(text) => (4, text, ""),
+            Self::Template(text) => (5, text, ""),
+            Self::Segments(text) => (6, text, ""),
+            Self::ServiceAccount { namespace, name } => (7, namespace, name),
+            Self::Port(port) => return hash_words(seed, &[8, (*port).into()]),
+            Self::Cidr { address, prefix } => {
+                let bits = match address {
+                    IpAddr::V4(address) => address.to_bits().into(),
+                    IpAddr::V6(address) => address.to_bits(),
+                };
+                return hash(hash_words(seed, &[9, (*prefix).into()]), &bits.to_le_bytes());
+            }
+        };
+        hash(hash(hash_words(seed, &[kind]), first.as_bytes()), second.as_bytes())
     }
 
     /// Whether an address is in the block. An IPv4 address in IPv6 form (`::ffff:10.0.0.1`) is an IPv4 address.

@@ -81,14 +81,14 @@ impl Policy {
                 origins.push(origin);
             }
             let end = u32::try_from(origins.len()).unwrap_or(NONE);
-            ends.iter_mut().skip(group).for_each(|slot| *slot = end);
+            ends.iter_mut().skip(group as usize).for_each(|slot| *slot = end);
         }
         let index = builder.build();
         let mut builder = Builder::new(config);
         let mut selector_numbers = Vec::new();
         for (number, selector) in (0u32..).zip(&config.selectors) {
             for rule in selector.rules.iter().filter(|rule| !is_ignored(config, Action::Allow, rule)) {
-                if builder.add(rule, number as usize) {
+                if builder.add(rule, number) {
                     selector_numbers.push(number);
                 }
             }

@@ -6,7 +6,7 @@
 
 use core::cmp::Ordering;
 
-use crate::small;
+use super::table;
 
 /// Which end of a value is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +42,23 @@ struct Entry {
 
 impl AffixSet {
     /// Of texts with what they stand for. Of equal texts one remains.
-    pub fn new(end: End, mut affixes: Vec<(Vec<u8>, u32)>) -> Self {
-        small::sort_by(&mut affixes, |a, b| compare(end, &a.0, &b.0).is_lt());
-        affixes.dedup_by(|a, b| a.0 == b.0);
+    pub fn new(end: End, affixes: &[(Vec<u8>, u32)]) -> Self {
+        let text_of = |number: u32| affixes.get(number as usize).map_or(&[][..], |(text, _)| text);
+        let order = table::sorted(affixes.len(), &|a, b| compare(end, text_of(a), text_of(b)));
         let mut set = Self { end, texts: Vec::new(), entries: Vec::with_capacity(affixes.len()) };
-        for (text, value) in affixes {
+        for (text, value) in order.into_iter().filter_map(|number| affixes.get(number as usize)) {
+            if set.entries.last().is_some_and(|before| set.text(before) == text) {
+                continue;
+            }
             // What it starts with was sorted before it: the one before, or what that one starts with.
             let mut parent = u32::try_from(set.entries.len()).unwrap_or(NONE).wrapping_sub(1);
-            while set.get(parent).is_some_and(|entry| !set.is_affix(entry, &text)) {
+            while set.get(parent).is_some_and(|entry| !set.is_affix(entry, text)) {
                 parent = set.get(parent).map_or(NONE, |entry| entry.parent);
             }
             let start = u32::try_from(set.texts.len()).unwrap_or(NONE);
             let length = u32::try_from(text.len()).unwrap_or(NONE);
-            set.entries.push(Entry { key: key(end, &text), start, length, parent, value });
-            set.texts.extend_from_slice(&text);
+            set.entries.push(Entry { key: key(end, text), start, length, parent, value: *value });
+            set.texts.extend_from_slice(text);
         }
         set
     }
@@ -142,7 +145,7 @@ mod tests {
                 }
             }
             for end in [End::Start, End::Tail] {
-                let set = AffixSet::new(end, affixes.clone());
+                let set = AffixSet::new(end, &affixes);
                 for value in &words {
                     let mut found = Vec::new();
                     set.of(value, &mut |number| found.push(number));

@@ -3,28 +3,24 @@
 //! The cost follows the value and what it matches, not the number of patterns: exact ones by hash, prefixes and
 //! templates by segment, suffixes by bisection, address blocks by hash, once per length of prefix that occurs.
 
-use core::hash::BuildHasher;
 use core::net::IpAddr;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-
 use super::affix::{AffixSet, End};
-use super::count;
 use super::segments::{self, SegmentTree};
+use super::table::{Table, hash};
 use super::value::Value;
 use crate::pattern::Pattern;
 
 /// See the module. What it finds are positions in the table of patterns that it was built from.
 #[derive(Debug)]
 pub struct Keys {
-    hasher: FixedState,
     any: Option<u32>,
-    exact: HashTable<Exact>,
-    /// Texts of `exact`, in one piece of memory.
+    /// Where in `texts` an exact text is.
+    exact: Table,
+    /// Position of the pattern, length of the text, text; one after the other, so that all of it is in one place.
     texts: Vec<u8>,
     /// Service accounts, ports and (masked) address blocks.
-    others: HashTable<u32>,
+    others: Table,
     tree: Option<SegmentTree>,
     suffixes: AffixSet,
     /// Compared one by one: a `*` in the middle is rare.
@@ -33,32 +29,16 @@ pub struct Keys {
     blocks: Vec<(bool, u8)>,
 }
 
-/// An exact text.
-#[derive(Debug)]
-struct Exact {
-    start: u32,
-    length: u32,
-    pattern: u32,
-}
-
-impl Exact {
-    fn text<'t>(&self, texts: &'t [u8]) -> &'t [u8] {
-        let (start, length) = (self.start as usize, self.length as usize);
-        texts.get(start..start + length).unwrap_or(&[])
-    }
-}
-
 impl Keys {
     /// Of the patterns with these positions in the table.
     pub fn new(table: &[Pattern], positions: &[u32]) -> Self {
         let mut keys = Self {
-            hasher: FixedState::default(),
             any: None,
-            exact: HashTable::new(),
+            exact: Table::default(),
             texts: Vec::new(),
-            others: HashTable::new(),
+            others: Table::default(),
             tree: None,
-            suffixes: AffixSet::new(End::Tail, Vec::new()),
+            suffixes: AffixSet::new(End::Tail, &[]),
             globs: Vec::new(),
             blocks: Vec::new(),
         };
@@ -73,18 +53,21 @@ impl Keys {
                 Pattern::Suffix(text) => suffixes.push((text.as_bytes().to_vec(), *at)),
                 Pattern::Glob(_) => keys.globs.push(*at),
                 Pattern::Exact(text) => keys.insert_text(text.as_bytes(), *at),
-                Pattern::ServiceAccount { .. } | Pattern::Port(_) => keys.insert(table, *at),
+                Pattern::ServiceAccount { namespace, name } => {
+                    keys.others.insert(hash_of(&Value::Account(namespace, name), 0), *at);
+                }
+                Pattern::Port(port) => keys.others.insert(hash_of(&Value::Port(*port), 0), *at),
                 Pattern::Cidr { address, prefix } => {
                     let block = (address.is_ipv4(), *prefix);
                     if !keys.blocks.contains(&block) {
                         keys.blocks.push(block);
                     }
-                    keys.insert(table, *at);
+                    keys.others.insert(hash_of(&Value::Address(*address), *prefix), *at);
                 }
             }
         }
         keys.tree = tree.build();
-        keys.suffixes = AffixSet::new(End::Tail, suffixes);
+        keys.suffixes = AffixSet::new(End::Tail, &suffixes);
         keys
     }
 
@@ -94,9 +77,9 @@ impl Keys {
             Value::Bytes(bytes) => {
                 self.any.into_iter().for_each(&mut *found);
                 if !self.exact.is_empty() {
-                    let same = |exact: &Exact| exact.text(&self.texts) == *bytes;
-                    let exact = self.exact.find(self.hasher.hash_one(*bytes), same);
-                    exact.into_iter().for_each(|exact| found(exact.pattern));
+                    let is_it = &mut |at| self.exact_at(at).is_some_and(|(_, text)| text == *bytes);
+                    let at = self.exact.find(hash(0, bytes), is_it);
+                    at.and_then(|at| self.exact_at(at)).into_iter().for_each(|(pattern, _)| found(pattern));
                 }
                 if let Some(tree) = &self.tree {
                     tree.of(bytes, found);
@@ -110,49 +93,46 @@ impl Keys {
                     }
                 }
             }
-            Value::Account(namespace, name) => {
-                let hash = self.hasher.hash_one((namespace.as_bytes(), name.as_bytes()));
-                let same = |at: &u32| value.matches(pattern(table, *at));
-                self.others.find(hash, same).into_iter().for_each(|at| found(*at));
-            }
-            Value::Port(port) => {
-                let same = |at: &u32| value.matches(pattern(table, *at));
-                self.others.find(self.hasher.hash_one(*port), same).into_iter().for_each(|at| found(*at));
+            Value::Account(..) | Value::Port(_) => {
+                let is_it = &mut |at| value.matches(pattern(table, at));
+                self.others.find(hash_of(value, 0), is_it).into_iter().for_each(found);
             }
             Value::Address(address) => {
                 for (is_v4, prefix) in &self.blocks {
                     if *is_v4 == address.is_ipv4() {
-                        let same = |at: &u32| {
-                            let block = pattern(table, *at);
+                        let is_it = &mut |at| {
+                            let block = pattern(table, at);
                             matches!(block, Pattern::Cidr { prefix: of, .. } if of == prefix)
                                 && value.matches(block)
                         };
-                        let hash = self.hasher.hash_one(masked(*address, *prefix));
-                        self.others.find(hash, same).into_iter().for_each(|at| found(*at));
+                        self.others.find(hash_of(value, *prefix), is_it).into_iter().for_each(&mut *found);
                     }
                 }
             }
         }
     }
 
-    fn insert_text(&mut self, text: &[u8], pattern: u32) {
-        let entry = Exact { start: count(self.texts.len()), length: count(text.len()), pattern };
-        self.texts.extend_from_slice(text);
-        let (hasher, texts) = (&self.hasher, &self.texts);
-        self.exact.insert_unique(hasher.hash_one(text), entry, |exact| hasher.hash_one(exact.text(texts)));
+    fn exact_at(&self, at: u32) -> Option<(u32, &[u8])> {
+        let (pattern, rest) = self.texts.get(at as usize..)?.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        Some((u32::from_le_bytes(*pattern), rest.get(..u32::from_le_bytes(*length) as usize)?))
     }
 
-    fn insert(&mut self, table: &[Pattern], at: u32) {
-        let hasher = &self.hasher;
-        let hash_of = |at: &u32| match pattern(table, *at) {
-            Pattern::ServiceAccount { namespace, name } => {
-                hasher.hash_one((namespace.as_bytes(), name.as_bytes()))
-            }
-            Pattern::Port(port) => hasher.hash_one(*port),
-            Pattern::Cidr { address, prefix } => hasher.hash_one(masked(*address, *prefix)),
-            _ => 0,
-        };
-        self.others.insert_unique(hash_of(&at), at, hash_of);
+    fn insert_text(&mut self, text: &[u8], pattern: u32) {
+        self.exact.insert(hash(0, text), super::count(self.texts.len()));
+        self.texts.extend_from_slice(&pattern.to_le_bytes());
+        self.texts.extend_from_slice(&super::count(text.len()).to_le_bytes());
+        self.texts.extend_from_slice(text);
+    }
+}
+
+/// Hash of what is no text; of an address, of the first `prefix` bits.
+fn hash_of(value: &Value, prefix: u8) -> u32 {
+    match value {
+        Value::Bytes(bytes) => hash(0, bytes),
+        Value::Account(namespace, name) => hash(hash(0, namespace.as_bytes()), name.as_bytes()),
+        Value::Port(port) => hash(0, &port.to_le_bytes()),
+        Value::Address(address) => hash(u32::from(prefix), &masked(*address, prefix).to_le_bytes()),
     }
 }
 
@@ -160,11 +140,11 @@ fn pattern(table: &[Pattern], at: u32) -> &Pattern {
     table.get(at as usize).unwrap_or(&Pattern::Any)
 }
 
-/// The bits that count, with the length of the prefix.
-fn masked(address: IpAddr, prefix: u8) -> (u128, u8) {
+/// The bits that count.
+fn masked(address: IpAddr, prefix: u8) -> u128 {
     let (bits, width) = match address {
         IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
         IpAddr::V6(address) => (address.to_bits(), 128),
     };
-    (bits.checked_shr(width - u32::from(prefix).min(width)).unwrap_or(0), prefix)
+    bits.checked_shr(width - u32::from(prefix).min(width)).unwrap_or(0)
 }

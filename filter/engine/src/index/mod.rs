@@ -9,13 +9,12 @@ mod affix;
 mod build;
 mod keys;
 mod segments;
+pub mod table;
 mod trace;
 pub mod value;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-
 use self::keys::Keys;
+use self::table::{Table, hash_words};
 use self::value::Value;
 use crate::config::{Attribute, HeaderMode};
 use crate::pattern::Pattern;
@@ -110,9 +109,8 @@ struct Pair {
 }
 
 /// Rules in the order in which they were given, which is their number.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Index {
-    hasher: FixedState,
     strip_params: bool,
     attributes: Vec<(Attribute, u8)>,
     patterns: Vec<Pattern>,
@@ -126,7 +124,8 @@ pub struct Index {
     /// For each pattern, what is filed under it.
     leads: Vec<Lead>,
     lead_rules: Vec<u32>,
-    pairs: HashTable<Pair>,
+    pairs: Vec<Pair>,
+    pair_table: Table,
     pair_rules: Vec<u32>,
     /// Rules that are filed under nothing.
     unfiled: Vec<u32>,
@@ -245,8 +244,11 @@ impl Index {
     }
 
     fn of_pair(&self, first: u32, second: u32, visit: &mut dyn FnMut(u32)) {
-        let same = |pair: &Pair| pair.first == first && pair.second == second;
-        if let Some(pair) = self.pairs.find(hash_pair(&self.hasher, first, second), same) {
+        let is_it = |pair: &&Pair| pair.first == first && pair.second == second;
+        let get = |number: u32| self.pairs.get(number as usize);
+        let hash = hash_words(0, &[first, second]);
+        let number = self.pair_table.find(hash, &mut |number| get(number).as_ref().is_some_and(is_it));
+        if let Some(pair) = number.and_then(get) {
             pair.rules.of(&self.pair_rules).iter().for_each(|rule| visit(*rule));
         }
     }
@@ -291,9 +293,4 @@ impl Index {
         });
         some && (all || !matches!(attribute, Attribute::Header { mode: HeaderMode::All, .. }))
     }
-}
-
-fn hash_pair(hasher: &FixedState, first: u32, second: u32) -> u64 {
-    use core::hash::BuildHasher;
-    hasher.hash_one(u64::from(first) << 32 | u64::from(second))
 }

@@ -3,12 +3,8 @@
 //! A node is reached in one way only, so a value visits each node at most once, whatever a caller sends; the depth is
 //! that of the patterns (a template has at most 256 bytes) and not that of the value.
 
-use core::hash::{BuildHasher, Hasher};
-
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-
 use super::affix::{AffixSet, End};
+use super::table::{Table, hash};
 use crate::pattern::is_template_byte;
 
 const NONE: u32 = u32::MAX;
@@ -16,10 +12,10 @@ const NONE: u32 = u32::MAX;
 /// See the module.
 #[derive(Debug)]
 pub struct SegmentTree {
-    hasher: FixedState,
     nodes: Vec<Node>,
     /// From a node by a literal segment to a node.
-    edges: HashTable<Edge>,
+    edges: Vec<Edge>,
+    edge_table: Table,
     /// Texts of edges that are too long to stand in them.
     texts: Vec<u8>,
     prefixes: Vec<AffixSet>,
@@ -69,9 +65,9 @@ impl Builder {
     /// Without patterns.
     pub fn new() -> Self {
         let tree = SegmentTree {
-            hasher: FixedState::default(),
             nodes: Vec::new(),
-            edges: HashTable::new(),
+            edges: Vec::new(),
+            edge_table: Table::default(),
             texts: Vec::new(),
             prefixes: Vec::new(),
             tails: Vec::new(),
@@ -128,12 +124,12 @@ impl Builder {
     pub fn build(mut self) -> Option<SegmentTree> {
         let only_root_without_anything =
             self.tree.nodes.len() == 1 && self.prefixes.is_empty() && self.tails.is_empty();
-        let sets = |end, sets: Vec<_>| sets.into_iter().map(|set| AffixSet::new(end, set)).collect();
+        let sets = |end, sets: &[Vec<_>]| sets.iter().map(|set| AffixSet::new(end, set)).collect();
         self.tree.behind_slash = self.tree.literal(0, b"").unwrap_or(NONE);
         self.tree.has_wildcards =
             !self.tails.is_empty() || self.tree.nodes.iter().any(|node| node.star != NONE);
-        self.tree.prefixes = sets(End::Start, self.prefixes);
-        self.tree.tails = sets(End::Tail, self.tails);
+        self.tree.prefixes = sets(End::Start, &self.prefixes);
+        self.tree.tails = sets(End::Tail, &self.tails);
         (!only_root_without_anything).then_some(self.tree)
     }
 
@@ -158,9 +154,8 @@ impl Builder {
         let tree = &mut self.tree;
         let edge = Edge::new(from, to, segment, &mut tree.texts);
         tree.longest = tree.longest.max(segment.len());
-        let (hasher, texts) = (&tree.hasher, &tree.texts);
-        let hash_of = |edge: &Edge| hash(hasher, edge.from, edge.text(texts));
-        tree.edges.insert_unique(hash(hasher, from, segment), edge, hash_of);
+        tree.edge_table.insert(hash(from, segment), super::count(tree.edges.len()));
+        tree.edges.push(edge);
         to
     }
 }
@@ -262,8 +257,11 @@ impl SegmentTree {
     }
 
     fn literal(&self, from: u32, segment: &[u8]) -> Option<u32> {
-        let same = |edge: &Edge| edge.from == from && edge.text(&self.texts) == segment;
-        self.edges.find(hash(&self.hasher, from, segment), same).map(|edge| edge.to)
+        let is_it = |edge: &Edge| edge.from == from && edge.text(&self.texts) == segment;
+        let number = self
+            .edge_table
+            .find(hash(from, segment), &mut |number| self.edges.get(number as usize).is_some_and(is_it))?;
+        self.edges.get(number as usize).map(|edge| edge.to)
     }
 }
 
@@ -273,13 +271,6 @@ impl Subject<'_> {
         let end = start + segment.len();
         end <= self.first_odd || start >= self.odd_end || segment.iter().all(|byte| is_template_byte(*byte))
     }
-}
-
-fn hash(hasher: &FixedState, from: u32, segment: &[u8]) -> u64 {
-    let mut hasher = hasher.build_hasher();
-    hasher.write_u32(from);
-    hasher.write(segment);
-    hasher.finish()
 }
 
 /// The first segment, and what follows the `/` behind it.

@@ -7,29 +7,30 @@ use core::cmp::Ordering;
 use super::{Group, is_ignored};
 use crate::config::{Action, AuthorizationPolicy, PluginConfig, Rule};
 use crate::decision::RuleRef;
-use crate::small;
+use crate::index::table::sorted;
 
 /// All rules that can match, group after group, each group in the order of attribution; with their group's number.
 pub fn ordered(
     config: &PluginConfig,
     group: fn(&AuthorizationPolicy) -> Option<Group>,
-) -> Vec<(RuleRef, usize, &Rule)> {
+) -> Vec<(RuleRef, u32, &Rule)> {
     let mut rules = Vec::new();
     for (policy, content) in (0u32..).zip(&config.policies) {
         let Some(group) = group(content) else { continue };
         for (rule, one) in (0u32..).zip(&content.rules) {
             if !is_ignored(config, content.action, one) {
-                rules.push((RuleRef { policy, rule }, group as usize, one));
+                rules.push((RuleRef { policy, rule }, group as u32, one));
             }
         }
     }
     let ranks = ranks(config);
-    let key = |(origin, group, _): &(RuleRef, usize, &Rule)| {
-        let policy = ranks.get(origin.policy as usize).copied().unwrap_or(0);
-        (*group, policy, rule_text(origin.rule), origin.policy)
+    let key = |number: u32| {
+        let (origin, group, _) = rules.get(number as usize)?;
+        let rank = ranks.get(origin.policy as usize)?;
+        Some((*group, *rank, rule_text(origin.rule), origin.policy))
     };
-    small::sort_by(&mut rules, |a, b| key(a) < key(b));
-    rules
+    let order = sorted(rules.len(), &|a, b| key(a).cmp(&key(b)));
+    order.into_iter().filter_map(|number| rules.get(number as usize).copied()).collect()
 }
 
 /// Of the ALLOW policies that have a response, the first in the order of attribution.
@@ -45,16 +46,15 @@ pub fn first_allow_with_response(config: &PluginConfig) -> Option<u32> {
 
 /// For each policy its place among the names; the same for the same name.
 fn ranks(config: &PluginConfig) -> Vec<u32> {
-    let mut numbers: Vec<usize> = (0..config.policies.len()).collect();
-    let name = |number: usize| config.policies.get(number).map_or("", |policy| &policy.name);
-    small::sort_by(&mut numbers, |a, b| compare(name(*a), name(*b)).is_lt());
+    let name = |number: u32| config.policies.get(number as usize).map_or("", |policy| &policy.name);
+    let numbers = sorted(config.policies.len(), &|a, b| compare(name(a), name(b)));
     let mut ranks = vec![0; numbers.len()];
     let mut rank = 0;
     let mut before = None;
     for number in numbers {
         rank += u32::from(before.is_some_and(|before| name(before) != name(number)));
         before = Some(number);
-        if let Some(slot) = ranks.get_mut(number) {
+        if let Some(slot) = ranks.get_mut(number as usize) {
             *slot = rank;
         }
     }

@@ -1,13 +1,9 @@
 //! What is refused before any policy is asked: ambiguous paths, callers without a good identity, revoked ones.
 
-use core::hash::BuildHasher;
-
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-
 use super::needs;
 use crate::config::{AcceptedPeers, GuardMode, IdentityMode, PathParams, PluginConfig, Protocol, Text};
 use crate::decision::Reason;
+use crate::index::table::{Table, hash};
 use crate::path_guard::{self, PathFault};
 use crate::request::{Peer, Request};
 use crate::spiffe::TrustDomain;
@@ -22,9 +18,10 @@ pub struct Gate {
     identity: IdentityMode,
     /// Trust domains whose peers are accepted; `None` for any.
     accepted: Option<Vec<TrustDomain>>,
-    hasher: FixedState,
-    revoked_serials: HashTable<Vec<u8>>,
-    revoked_ids: HashTable<Text>,
+    revoked_serials: Vec<Vec<u8>>,
+    serial_table: Table,
+    revoked_ids: Vec<Text>,
+    id_table: Table,
 }
 
 impl Gate {
@@ -42,25 +39,22 @@ impl Gate {
                 Some(own.chain(others).cloned().collect())
             }
         };
-        let hasher = FixedState::default();
-        let mut revoked_serials = HashTable::new();
-        for serial in &config.revoked.serials {
-            revoked_serials
-                .insert_unique(hasher.hash_one(&**serial), serial.clone(), |other| hasher.hash_one(&**other));
+        let (mut serial_table, mut id_table) = (Table::default(), Table::default());
+        for (number, serial) in (0..).zip(&config.revoked.serials) {
+            serial_table.insert(hash(0, serial), number);
         }
-        let mut revoked_ids = HashTable::new();
-        for id in &config.revoked.ids {
-            let hash = |id: &Text| hasher.hash_one(id.as_bytes());
-            revoked_ids.insert_unique(hash(id), id.clone(), hash);
+        for (number, id) in (0..).zip(&config.revoked.ids) {
+            id_table.insert(hash(0, id.as_bytes()), number);
         }
         Self {
             guard: (guarded && config.protocol == Protocol::Http).then_some(config.path_guard.path_params),
             guards_templates: needs::has_evadable_templates(config),
             identity: config.identity,
             accepted,
-            hasher,
-            revoked_serials,
-            revoked_ids,
+            revoked_serials: config.revoked.serials.clone(),
+            serial_table,
+            revoked_ids: config.revoked.ids.clone(),
+            id_table,
         }
     }
 
@@ -87,17 +81,20 @@ impl Gate {
         {
             return Some(Reason::ForeignTrustDomain);
         }
-        let serial_revoked = !self.revoked_serials.is_empty()
-            && match request.serial {
-                Some(serial) => {
-                    self.revoked_serials.find(self.hasher.hash_one(serial), |one| **one == *serial).is_some()
-                }
-                // What cannot be checked is refused.
-                None => true,
-            };
-        let id_revoked = !self.revoked_ids.is_empty() && {
-            let text = id.as_str();
-            self.revoked_ids.find(self.hasher.hash_one(text.as_bytes()), |one| **one == *text).is_some()
+        let serial_revoked = match request.serial {
+            _ if self.serial_table.is_empty() => false,
+            Some(serial) => {
+                let is_it =
+                    &mut |at: u32| self.revoked_serials.get(at as usize).is_some_and(|one| one == serial);
+                self.serial_table.find(hash(0, serial), is_it).is_some()
+            }
+            // What cannot be checked is refused.
+            None => true,
+        };
+        let id_revoked = !self.id_table.is_empty() && {
+            let is_it =
+                &mut |at: u32| self.revoked_ids.get(at as usize).is_some_and(|one| **one == *id.as_str());
+            self.id_table.find(hash(0, id.as_str().as_bytes()), is_it).is_some()
         };
         (serial_revoked || id_revoked).then_some(Reason::Revoked)
     }

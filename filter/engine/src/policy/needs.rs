@@ -3,7 +3,6 @@
 use super::clauses;
 use crate::config::{Action, Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
 use crate::pattern::Pattern;
-use crate::small;
 
 /// What a policy wants to know of a request. What is not asked for need not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,17 +85,21 @@ pub fn needs(config: &PluginConfig) -> Attributes {
                 ":method" => needs.method = true,
                 ":path" => needs.path = true,
                 ":authority" => needs.authority = true,
-                _ => needs.headers.push(name.clone()),
+                _ => note(&mut needs.headers, name),
             },
             Attribute::DestinationIp => needs.destination_ip = true,
             Attribute::Sni => needs.sni = true,
-            Attribute::Claim(path) => needs.claims.push(path.clone()),
-            Attribute::Metadata(path) => needs.metadata.push(path.clone()),
+            Attribute::Claim(path) => note(&mut needs.claims, path),
+            Attribute::Metadata(path) => note(&mut needs.metadata, path),
         }
     }
     crate::limits::Limits::needs(&config.limits, &mut needs);
-    for names in [&mut needs.headers, &mut needs.claims, &mut needs.metadata] {
-        small::sort_and_dedup(names);
-    }
     needs
+}
+
+/// Puts a name into a sorted list, once.
+fn note(names: &mut Vec<Text>, name: &Text) {
+    if let Err(place) = names.binary_search(name) {
+        names.insert(place, name.clone());
+    }
 }
