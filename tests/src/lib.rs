@@ -5,6 +5,7 @@
 //! sidecar. Applications are threads of the test, which tell what reached them. Nothing here sleeps a fixed time.
 
 pub mod application;
+pub mod broken;
 pub mod connection;
 pub mod mesh;
 pub mod native_rbac;

@@ -30,8 +30,8 @@ pub fn filter() -> anyhow::Result<PathBuf> {
     let module = std::env::var_os("MESHWARD_MODULE").filter(|value| !value.is_empty()).map(PathBuf::from);
     let options = BuildOptions {
         origin: module.map_or(Origin::Checkout(Some(checkout.clone())), Origin::Module),
-        // Of its own for each process: several test programs build at once.
-        output_dir: checkout.join("target").join("e2e").join(std::process::id().to_string()),
+        // One for all test programs: the name holds the content's hash, and the file appears whole.
+        output_dir: checkout.join("target").join("e2e"),
         wasm_opt: false,
     };
     once(&BUILT, |console| wasm::build(&options, console).map(|built| built.path))

@@ -37,23 +37,26 @@ fn start(mesh: Resolved, folder: &tempfile::TempDir) -> Running {
 }
 
 #[test]
-fn every_check_is_as_expected_and_the_database_answers_whom_it_may() {
+fn all_of_it_holds_and_psql_reads_the_books() {
     let folder = tempfile::tempdir().unwrap();
-    let mesh = bookstore();
-    let checks = check::load(&tools::workspace().join("deploy/checks.yaml"), &mesh)
+    let running = start(bookstore(), &folder);
+    every_check_is_as_expected(&running);
+    psql(&running);
+}
+
+fn every_check_is_as_expected(running: &Running) {
+    let checks = check::load(&tools::workspace().join("deploy/checks.yaml"), &running.mesh)
         .map_err(|error| tools::failure(&error))
         .unwrap();
     assert!(checks.checks.len() >= 25, "only {} checks", checks.checks.len());
-    let running = start(mesh, &folder);
     let outcomes =
         check::run(&checks, &running.mesh, &running.places(), &running.state, &running.ca, || false).unwrap();
     let mut out = Vec::new();
     check::print(&outcomes, &mut Console::new(&mut out, &mut Vec::new(), false));
     assert!(outcomes.iter().all(check::Outcome::as_expected), "{}", String::from_utf8(out).unwrap());
-    psql(&running);
 }
 
-/// psql through two sidecars: bookapi's, which may, and that of a service which may not.
+/// psql through two sidecars.
 fn psql(running: &Running) {
     if Command::new("psql").arg("--version").output().is_err() {
         tools::skipped(
@@ -84,17 +87,22 @@ fn psql(running: &Running) {
 }
 
 #[test]
-fn the_database_is_closed_to_a_sidecar_whose_identity_may_not() {
+fn all_of_it_holds_with_the_stand_in_and_a_way_to_the_database_is_no_permission() {
     let folder = tempfile::tempdir().unwrap();
-    // The same mesh, in which the MCP server's sidecar has a way to the database: a way is no permission as soon as a
-    // policy selects the callee.
-    let path = tools::workspace().join("deploy/mesh.yaml");
-    let text = std::fs::read_to_string(path).unwrap();
-    let changed = text.replace("calls: [bookapi]", "calls: [bookapi, timescaledb]");
-    assert_ne!(text, changed, "deploy/mesh.yaml no longer says `calls: [bookapi]`");
+    // The same mesh, without a PostgreSQL, and in which the MCP server's sidecar has a way to the database.
+    let text = std::fs::read_to_string(tools::workspace().join("deploy/mesh.yaml")).unwrap();
+    let mut changed = text.clone();
+    for (from, to) in [
+        ("calls: [bookapi]", "calls: [bookapi, timescaledb]"),
+        ("command: [bookstore, timescaledb,", "command: [bookstore, timescaledb, --stand-in,"),
+    ] {
+        assert!(changed.contains(from), "deploy/mesh.yaml no longer says `{from}`");
+        changed = changed.replace(from, to);
+    }
     let source = meshward_builder::diagnostic::Source::new("mesh.yaml", changed);
     let running =
         start(mesh::load_sources(&[source]).map_err(|error| tools::failure(&error)).unwrap(), &folder);
+    every_check_is_as_expected(&running);
     let query = |service: &str| {
         let mut config = postgres::Config::new();
         config.host(&running.plan.address(service).to_string()).port(5432).user("bookapi").dbname("books");
