@@ -6,6 +6,9 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use walrus::FunctionKind;
+use walrus::ir::{InstrLocId, Unreachable};
+
 use crate::diagnostic::Diagnostic;
 
 /// Takes out what Envoy need not see. Deterministic.
@@ -27,8 +30,48 @@ pub fn trim(module: &[u8]) -> Result<Vec<u8>, Diagnostic> {
     for section in sections {
         module.customs.delete(section);
     }
+    cut_panics(&mut module);
     walrus::passes::gc::run(&mut module);
     Ok(module.emit_wasm())
+}
+
+/// Where panics end, by the ends of their mangled names: none of these returns.
+const PANICS: [&str; 9] = [
+    "rust_begin_unwind",
+    "rust_alloc_error_handler",
+    "core9panicking9panic_fmt",
+    "core9panicking18panic_bounds_check",
+    "core9panicking19assert_failed_inner",
+    "core6result13unwrap_failed",
+    "core6option13expect_failed",
+    "core5slice5index16slice_index_fail",
+    "copy_from_slice_impl17len_mismatch_fail",
+];
+
+/// Makes a plain trap of every panic, so that what formats a message, finds a backtrace and writes to standard error
+/// goes.
+///
+/// The filter has no panic that anyone knows of. One that is there ends the VM with or without a message, and Envoy's
+/// log says that it did and counts it (`wasm.meshward.vm_reload`). A panic that another compiler names otherwise stays
+/// whole, and costs its size.
+fn cut_panics(module: &mut walrus::Module) {
+    let panics: Vec<_> = module
+        .funcs
+        .iter()
+        .filter(|function| matches!(function.kind, FunctionKind::Local(_)))
+        .filter(|function| {
+            function.name.as_ref().is_some_and(|name| PANICS.iter().any(|panic| name.ends_with(panic)))
+        })
+        .map(walrus::Function::id)
+        .collect();
+    for panic in panics {
+        if let FunctionKind::Local(function) = &mut module.funcs.get_mut(panic).kind {
+            let entry = function.entry_block();
+            let body = function.block_mut(entry);
+            body.instrs.clear();
+            body.instrs.push((Unreachable {}.into(), InstrLocId::default()));
+        }
+    }
 }
 
 fn is_needed(export: &str) -> bool {
