@@ -249,8 +249,11 @@ fn unfold(root: Node) -> Vec<Node> {
 pub fn parse_nodes(source: &Arc<Source>) -> Result<Vec<Node>, Diagnostic> {
     // Booleans only as `true` and `false`, and `0755` stays text: what YAML 1.1 would make of `yes` or an octal number
     // surprises people. Limits keep an alias bomb from taking minutes; a mesh of thousands of services fits well.
+    let mut aliases = serde_saphyr::options::AliasLimits::default();
+    aliases.max_total_replayed_events = 100_000;
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 12_000_000, max_total_scalar_bytes: 256 << 20 },
+        alias_limits: aliases,
         emit_comments: false,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
