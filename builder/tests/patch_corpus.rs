@@ -49,12 +49,13 @@ fn every_file_comes_back_byte_for_byte() {
     }
     found.sort();
     let (mut patched, mut refused, mut untouched, mut unread) = (0, 0, 0, 0);
-    let (mut added, mut lists) = (0, 0);
+    let (mut added, mut removed, mut lists) = (0, 0, 0);
+    let (mut hardenings, mut hardening_refused) = (0, 0);
     let verbose = std::env::var_os("MESHWARD_VERBOSE").is_some();
     for path in &found {
         let Ok(text) = std::fs::read_to_string(path) else { continue };
         let name = path.display();
-        let outcome = match patch(&text, &plugin(), &Selection::default()) {
+        let outcome = match patch(&text, &plugin(), &Selection::default(), false) {
             Ok(outcome) => outcome,
             Err(error) => {
                 unread += 1;
@@ -88,17 +89,28 @@ fn every_file_comes_back_byte_for_byte() {
         }
         patched += 1;
         lists += outcome.done.len();
-        let twice = patch(&outcome.text, &plugin(), &Selection::default()).unwrap();
+        let twice = patch(&outcome.text, &plugin(), &Selection::default(), false).unwrap();
         assert_eq!(twice.text, outcome.text, "{name}: the second patch changed something");
         let newer = Plugin { wasm: "/etc/meshward/meshward-newer.wasm".into(), ..plugin() };
-        let replaced = patch(&outcome.text, &newer, &Selection::default()).unwrap();
+        let replaced = patch(&outcome.text, &newer, &Selection::default(), false).unwrap();
         assert_eq!(
             replaced.text,
-            patch(&text, &newer, &Selection::default()).unwrap().text,
+            patch(&text, &newer, &Selection::default(), false).unwrap().text,
             "{name}: replaced"
         );
         let back = unpatch(&outcome.text, &Selection::default()).unwrap();
         assert!(back.text == text, "{name}: unpatch does not give the bytes back");
+        let hardened = patch(&text, &plugin(), &Selection::default(), true).unwrap();
+        if hardened.failed() {
+            hardening_refused += 1;
+            assert_eq!(hardened.text, text, "{name}: hardening was refused and changed something");
+        } else {
+            hardenings += 1;
+            let again = patch(&hardened.text, &plugin(), &Selection::default(), true).unwrap();
+            assert!(again.text == hardened.text, "{name}: the second hardening changed something");
+            let back = unpatch(&hardened.text, &Selection::default()).unwrap();
+            assert!(back.text == text, "{name}: unpatch does not take the mends back");
+        }
         let diff = similar::TextDiff::from_lines(&text, &outcome.text);
         let (mut plus, mut minus) = (0, 0);
         for change in diff.iter_all_changes() {
@@ -109,13 +121,15 @@ fn every_file_comes_back_byte_for_byte() {
             }
         }
         added += plus;
+        removed += minus;
         if verbose {
             println!("PATCHED {name}: {} lists, +{plus} -{minus}", outcome.done.len());
         }
     }
     println!(
-        "{} files: {patched} patched ({lists} filter lists, {added} lines written), {refused} refused, {untouched} without a listener, {unread} unreadable",
+        "{} files: {patched} patched ({lists} filter lists, {added} lines written, {removed} of the file's own changed), {refused} refused, {untouched} without a listener, {unread} unreadable",
         found.len()
     );
+    println!("{hardenings} hardened, {hardening_refused} refused to be");
     assert!(patched > 300, "only {patched} of {} files were patched", found.len());
 }

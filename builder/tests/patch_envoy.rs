@@ -117,7 +117,8 @@ fn what_envoy_accepts_it_accepts_patched() {
     let units = units(&serde_json::from_str(&index).unwrap());
     let step = if all.is_some() { 1 } else { 14 };
     let pem = pem();
-    let (mut good, mut none, mut refused, mut not_here) = (0, 0, Vec::new(), Vec::new());
+    let (mut good, mut hardened_good, mut none, mut refused, mut not_here) =
+        (0, 0, 0, Vec::new(), Vec::new());
     let mut bad = Vec::new();
     for unit in units.iter().step_by(step) {
         let text = std::fs::read_to_string(corpus().join(&unit.path)).unwrap();
@@ -143,7 +144,8 @@ fn what_envoy_accepts_it_accepts_patched() {
             }
         }
         let suffix = if unit.path.ends_with(".json") { "envoy.json" } else { "envoy.yaml" };
-        let outcome = patch(&text, &plugin, &Selection { outbound: true, ..Selection::default() }).unwrap();
+        let outcome =
+            patch(&text, &plugin, &Selection { outbound: true, ..Selection::default() }, false).unwrap();
         if outcome.failed() {
             let findings: Vec<_> = outcome.findings.iter().map(|finding| finding.message.as_str()).collect();
             refused.push(format!("{}: {}", unit.path, findings.join("; ")));
@@ -159,11 +161,23 @@ fn what_envoy_accepts_it_accepts_patched() {
         }
         match runner.validate(suffix, &outcome.text, unit.node) {
             Ok(()) => good += 1,
-            Err(error) => bad.push(format!("{}: {error}", unit.path)),
+            Err(error) => {
+                bad.push(format!("{}: {error}", unit.path));
+                continue;
+            }
+        }
+        let selection = Selection { outbound: true, ..Selection::default() };
+        let hardened = patch(&text, &plugin, &selection, true).unwrap();
+        if hardened.failed() || hardened.text == outcome.text {
+            continue;
+        }
+        match runner.validate(suffix, &hardened.text, unit.node) {
+            Ok(()) => hardened_good += 1,
+            Err(error) => bad.push(format!("{} hardened: {error}", unit.path)),
         }
     }
     println!(
-        "{good} validate patched; {} do not; {} refused; {none} without a filter list; {} not valid here",
+        "{good} validate patched, {hardened_good} hardened too; {} do not; {} refused; {none} without a filter list; {} not valid here",
         bad.len(),
         refused.len(),
         not_here.len()

@@ -158,13 +158,13 @@ fn strip(value: &mut Value) {
 }
 
 fn check(text: &str) -> Result<bool, TestCaseError> {
-    let Ok(outcome) = patch(text, &plugin(), &Selection::default()) else { return Ok(false) };
+    let Ok(outcome) = patch(text, &plugin(), &Selection::default(), false) else { return Ok(false) };
     if outcome.failed() || outcome.done.is_empty() {
         prop_assert_eq!(&outcome.text, text);
         return Ok(false);
     }
     prop_assert!(kept(text, &outcome.text), "a byte was lost:\n{}", outcome.text);
-    let twice = patch(&outcome.text, &plugin(), &Selection::default()).unwrap();
+    let twice = patch(&outcome.text, &plugin(), &Selection::default(), false).unwrap();
     prop_assert_eq!(&twice.text, &outcome.text);
     let back = unpatch(&outcome.text, &Selection::default()).unwrap();
     prop_assert_eq!(&back.text, text);
@@ -178,7 +178,11 @@ fn check(text: &str) -> Result<bool, TestCaseError> {
 #[test]
 fn every_seed_is_patched() {
     for seed in SEEDS {
-        assert!(check(seed).unwrap(), "not patched: {:?}", patch(seed, &plugin(), &Selection::default()));
+        assert!(
+            check(seed).unwrap(),
+            "not patched: {:?}",
+            patch(seed, &plugin(), &Selection::default(), false)
+        );
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Args {
     /// An encoded plugin configuration, put in as it is, instead of one of the mesh
     #[arg(long, value_name = "FILE", conflicts_with_all = ["service", "mesh", "discovery"])]
     configuration: Option<PathBuf>,
+    /// Also mend what the listeners lack: client certificates, path normalization, the caller's address. Each mended line
+    /// has a comment that says so; `unpatch` takes it back
+    #[arg(long)]
+    harden: bool,
     /// Have Envoy read the policy from filter-inbound.yaml in this folder of its pod, which it watches (ECDS)
     #[arg(long, value_name = "FOLDER", requires = "service")]
     discovery: Option<String>,
@@ -83,7 +87,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let plugin = plugin(args)?;
     let selection = args.select.selection();
     let words = Words { done: "patched", subject: "Envoy configuration" };
-    args.edit.run(console, words, |text| patch::patch(text, &plugin, &selection).map(edited))
+    args.edit.run(console, words, |text| patch::patch(text, &plugin, &selection, args.harden).map(edited))
 }
 
 /// The outcome of a patch, as all edits report theirs.

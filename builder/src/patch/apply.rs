@@ -9,6 +9,7 @@ use std::collections::HashSet;
 
 use super::envoy::{self, Filter, List, Listener, Protocol};
 use super::filters::{self, Ours, Plugin, Position};
+use super::harden;
 use super::sites::{self, Finding, Pass, Site, Visit, unsafe_edit};
 use super::splice;
 use super::tree::{NodeId, SyntaxError, Tree};
@@ -33,14 +34,14 @@ impl Selection {
         !(self.listeners.is_empty() && self.ports.is_empty() && self.managers.is_empty())
     }
 
-    fn listener(&self, listener: &Listener) -> bool {
+    pub(super) fn listener(&self, listener: &Listener) -> bool {
         let named = self.listeners.is_empty()
             || listener.name.as_ref().is_some_and(|name| self.listeners.contains(name));
         let port = self.ports.is_empty() || listener.port.is_some_and(|port| self.ports.contains(&port));
         named && port && (self.outbound || self.names() || !listener.outbound)
     }
 
-    fn manager(&self, tree: &Tree, filter: &Filter) -> bool {
+    pub(super) fn manager(&self, tree: &Tree, filter: &Filter) -> bool {
         let prefix = filter.config.and_then(|config| envoy::field(tree, config, "stat_prefix"));
         let prefix = prefix.and_then(|prefix| tree.text(prefix));
         self.managers.is_empty()
@@ -66,22 +67,19 @@ impl Outcome {
     }
 }
 
-/// Puts the filter and its guard into every selected list of every Envoy configuration of the text.
+/// Puts the filter and its guard into every selected list of every Envoy configuration of the text. What the listeners
+/// lack beside it is in the findings; with `mend`, it is put right where that can be done.
 ///
 /// # Errors
 /// When the text is neither YAML nor JSON. What else goes wrong is in the findings, and then nothing is changed.
-pub fn patch(text: &str, plugin: &Plugin, selection: &Selection) -> Result<Outcome, SyntaxError> {
+pub fn patch(text: &str, plugin: &Plugin, selection: &Selection, mend: bool) -> Result<Outcome, SyntaxError> {
     let bare = remove(text, selection)?;
     if bare.pass.failed() {
         return Ok(unchanged(text, bare.pass));
     }
     let mut done = Vec::new();
     let mut pass = sites::pass(&bare.pass.text, &mut |site| insert(site, plugin, selection, &mut done))?;
-    // Places are told in the text that was given.
-    for finding in &mut pass.findings {
-        finding.span.start = splice::origin(&bare.pass.edits, finding.span.start);
-        finding.span.end = splice::origin(&bare.pass.edits, finding.span.end).max(finding.span.start);
-    }
+    pass.findings = places(std::mem::take(&mut pass.findings), &bare.pass).collect();
     if pass.failed() {
         return Ok(unchanged(text, pass));
     }
@@ -90,10 +88,39 @@ pub fn patch(text: &str, plugin: &Plugin, selection: &Selection) -> Result<Outco
         pass.findings.push(unsafe_edit(0..0));
         return Ok(unchanged(text, pass));
     }
-    Ok(Outcome { text: pass.text, findings: pass.findings, sites: pass.sites, done })
+    // What the listeners lack is told in the text that was given, too.
+    let lacking = harden::harden(&bare.pass.text, selection, false)?;
+    if !mend {
+        pass.findings.extend(places(lacking.findings, &bare.pass));
+        return Ok(Outcome { text: pass.text, findings: pass.findings, sites: pass.sites, done });
+    }
+    let mended = harden::harden(&pass.text, selection, true)?;
+    if mended.failed() {
+        pass.findings
+            .extend(mended.findings.into_iter().filter(|finding| finding.severity == Severity::Error));
+        return Ok(unchanged(text, pass));
+    }
+    // Of a mended text the places are those of the text before; its findings are what is left of them.
+    let mut left: Vec<Finding> = mended.findings;
+    for finding in places(lacking.findings, &bare.pass) {
+        if let Some(at) = left.iter().position(|other| other.message == finding.message) {
+            let still = left.remove(at);
+            pass.findings.push(Finding { span: finding.span, ..still });
+        }
+    }
+    Ok(Outcome { text: mended.text, findings: pass.findings, sites: pass.sites, done })
 }
 
-/// Takes the filter and its guard out of every Envoy configuration of the text: the bytes from before the patch.
+/// Findings in a text that edits came out with, at their places in the text before.
+fn places(findings: Vec<Finding>, pass: &Pass) -> impl Iterator<Item = Finding> + '_ {
+    findings.into_iter().map(|mut finding| {
+        finding.span.start = splice::origin(&pass.edits, finding.span.start);
+        finding.span.end = splice::origin(&pass.edits, finding.span.end).max(finding.span.start);
+        finding
+    })
+}
+
+/// Takes the filter and its guard out of every Envoy configuration of the text, and all mends: the bytes from before.
 ///
 /// # Errors
 /// When the text is neither YAML nor JSON.
@@ -102,8 +129,12 @@ pub fn unpatch(text: &str, selection: &Selection) -> Result<Outcome, SyntaxError
     if removed.pass.failed() {
         return Ok(unchanged(text, removed.pass));
     }
-    let Pass { text, findings, sites, .. } = removed.pass;
-    Ok(Outcome { text, findings, sites, done: removed.lists })
+    let softened = harden::soften(&removed.pass.text)?;
+    if softened.failed() {
+        return Ok(unchanged(text, softened));
+    }
+    let findings = removed.pass.findings;
+    Ok(Outcome { text: softened.text, findings, sites: softened.sites, done: removed.lists })
 }
 
 fn unchanged(text: &str, pass: Pass) -> Outcome {

@@ -130,6 +130,26 @@ impl Editor<'_> {
         }
     }
 
+    /// Puts a line of ours into a block mapping, before the entry of this index or at its end.
+    pub fn insert_line(&self, mapping: NodeId, index: usize, line: &str) -> Option<Edit> {
+        let mapping = self.tree.resolve(mapping);
+        let Kind::Mapping { flow: false, entries } = &self.tree.node(mapping).kind else { return None };
+        self.takes_lines.then_some(())?;
+        let lines = [line.to_owned()];
+        match entries.get(index) {
+            Some((next, _)) => self.lines_before(self.tree.node(*next).start, &lines),
+            None => {
+                let column = line_prefix(self.text, self.tree.node(mapping).span.start).chars().count();
+                self.lines_after(self.tree.node(mapping).span.end, column, &lines)
+            }
+        }
+    }
+
+    /// The inverse of [`Self::insert_line`], for the line that holds `offset`.
+    pub fn remove_line(&self, offset: usize) -> Edit {
+        self.remove_lines(offset, offset)
+    }
+
     /// Takes entries out of a mapping again: the inverse of [`Self::insert_entries`].
     pub fn remove_entries(&self, mapping: NodeId, range: std::ops::Range<usize>) -> Option<Edit> {
         let mapping = self.tree.resolve(mapping);

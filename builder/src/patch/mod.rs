@@ -9,6 +9,7 @@ pub mod emit;
 pub mod envoy;
 pub mod files;
 pub mod filters;
+pub mod harden;
 pub mod scalar;
 pub mod sites;
 pub mod splice;

@@ -160,6 +160,14 @@ impl Tree {
         }
     }
 
+    /// The bytes of the last scalar that is on the line of `offset` and before it.
+    pub fn scalar_on_line(&self, text: &str, offset: usize) -> Option<Range<usize>> {
+        let line = super::splice::line_start(text, offset);
+        let scalars = self.nodes.iter().filter(|node| matches!(node.kind, Kind::Scalar { .. }));
+        let spans = scalars.map(|node| &node.span).filter(|span| span.start >= line && span.end <= offset);
+        spans.max_by_key(|span| span.end).cloned()
+    }
+
     /// The node as a text that two trees can be compared by: values, tags and aliases, not spelling.
     ///
     /// `skip` says which items of sequences, and which keys of mappings, are left out; a sequence in which `unwrap` says so is written as the one
