@@ -50,6 +50,35 @@ enum Filing {
     Pairs(Vec<u32>, Vec<u32>),
 }
 
+/// Filings of all rules in one list of numbers: how many patterns there are, how many that they are paired with, these.
+#[derive(Default)]
+struct Filings(Vec<u32>);
+
+impl Filings {
+    fn push(&mut self, filing: &Filing) {
+        let (first, second): (&[u32], &[u32]) = match filing {
+            Filing::Nowhere => (&[], &[]),
+            Filing::Singles(patterns) => (patterns, &[]),
+            Filing::Pairs(first, second) => (first, second),
+        };
+        self.0.extend_from_slice(&[count(first.len()), count(second.len())]);
+        self.0.extend_from_slice(first);
+        self.0.extend_from_slice(second);
+    }
+
+    /// For each rule its patterns, and those they are paired with.
+    fn iter(&self) -> impl Iterator<Item = (&[u32], &[u32])> {
+        let mut rest = self.0.as_slice();
+        core::iter::from_fn(move || {
+            let ([first, second], behind) = rest.split_first_chunk()?;
+            let (first, behind) = behind.split_at_checked(*first as usize)?;
+            let (second, behind) = behind.split_at_checked(*second as usize)?;
+            rest = behind;
+            Some((first, second))
+        })
+    }
+}
+
 impl<'c> Builder<'c> {
     /// For rules of this configuration.
     pub fn new(config: &'c PluginConfig) -> Self {
@@ -81,9 +110,21 @@ impl<'c> Builder<'c> {
     /// Files the rules.
     pub fn build(mut self) -> Index {
         let scores = self.scores();
-        let filings: Vec<Filing> = (0..self.rule_count()).map(|rule| self.filing(rule, &scores)).collect();
+        let mut filings = Filings::default();
+        (0..self.rule_count()).for_each(|rule| filings.push(&self.filing(rule, &scores)));
+        drop(scores);
         self.write_programs();
-        self.make_slots(&filings);
+        let long =
+            self.matchings.iter().filter(|one| one.patterns.length > LONG_LIST).map(|one| one.attribute);
+        let long = long.collect::<Vec<u32>>();
+        // What has been read is given back before more is asked for: the filter's memory never shrinks.
+        self.attribute_table = Table::default();
+        self.pattern_table = Table::default();
+        self.matching_numbers = Interner::default();
+        self.matchings = Vec::new();
+        self.clauses = Interner::default();
+        self.rules = Interner::default();
+        self.make_slots(&filings, &long);
         self.file(&filings);
         self.index
     }
@@ -105,7 +146,7 @@ impl<'c> Builder<'c> {
 
     /// Rules in the form in which they are evaluated.
     fn write_programs(&mut self) {
-        let mut programs = Vec::new();
+        let mut programs = Vec::with_capacity(self.program_words());
         let push_clause = |programs: &mut Vec<u32>, clause: u32| {
             let matchings = self.clauses.list(clause);
             programs.push(count(matchings.len()));
@@ -127,6 +168,13 @@ impl<'c> Builder<'c> {
         }
         self.index.programs = programs;
         self.index.rules = starts;
+    }
+
+    /// Number of words in all programs.
+    fn program_words(&self) -> usize {
+        let clause_words = |clause: &u32| 1 + self.clauses.list(*clause).len() * Matching::WORDS;
+        let rules = (0..self.rule_count()).map(|rule| self.parts(rule));
+        rules.map(|parts| 2 + parts.into_iter().flatten().map(clause_words).sum::<usize>()).sum()
     }
 
     fn clause(&mut self, clause: &Clause) -> u32 {
@@ -294,17 +342,12 @@ impl<'c> Builder<'c> {
     }
 
     /// Slots go to the attributes that lead to rules, and to those with long lists.
-    fn make_slots(&mut self, filings: &[Filing]) {
+    fn make_slots(&mut self, filings: &Filings, long: &[u32]) {
         let index = &mut self.index;
         let mut wanted = vec![0u32; index.attributes.len()];
         let mut want =
             |attribute: u32| wanted.get_mut(attribute as usize).into_iter().for_each(|count| *count += 1);
-        for filing in filings {
-            let (first, second): (&[u32], &[u32]) = match filing {
-                Filing::Nowhere => (&[], &[]),
-                Filing::Singles(patterns) => (patterns, &[]),
-                Filing::Pairs(first, second) => (first, second),
-            };
+        for (first, second) in filings.iter() {
             for pattern in first.iter().chain(second) {
                 self.pattern_attributes
                     .get(*pattern as usize)
@@ -312,9 +355,7 @@ impl<'c> Builder<'c> {
                     .for_each(|attribute| want(*attribute));
             }
         }
-        for one in self.matchings.iter().filter(|one| one.patterns.length > LONG_LIST) {
-            want(one.attribute);
-        }
+        long.iter().for_each(|attribute| want(*attribute));
         let uses = |attribute: u32| wanted.get(attribute as usize).copied().unwrap_or(0);
         let mut by_use = sorted(wanted.len(), &|a, b| uses(b).cmp(&uses(a)).then(a.cmp(&b)));
         by_use.retain(|attribute| {
@@ -335,19 +376,16 @@ impl<'c> Builder<'c> {
         }
     }
 
-    fn file(&mut self, filings: &[Filing]) {
+    fn file(&mut self, filings: &Filings) {
         // What leads to a rule, and the rule; of pairs, the pair's number.
         let (mut singles, mut pairs): (Vec<[u32; 2]>, Vec<[u32; 2]>) = (Vec::new(), Vec::new());
         let mut pair_numbers = Interner::default();
-        for (rule, filing) in (0..).zip(filings) {
+        for (rule, (first, second)) in (0..).zip(filings.iter()) {
             let room = MAX_FILED.saturating_sub(singles.len() + pairs.len());
-            match filing {
-                Filing::Singles(patterns) if patterns.len() <= room && self.have_slots(patterns) => {
-                    patterns.iter().for_each(|pattern| singles.push([*pattern, rule]));
-                }
-                Filing::Pairs(first, second)
-                    if MAX_PAIRS <= room && self.have_slots(first) && self.have_slots(second) =>
-                {
+            let fits = first.len() + MAX_PAIRS <= room && self.have_slots(first) && self.have_slots(second);
+            match (first, second) {
+                ([_, ..], []) if fits => first.iter().for_each(|pattern| singles.push([*pattern, rule])),
+                ([_, ..], _) if fits => {
                     for one in first {
                         for other in second {
                             pairs.push([pair_numbers.intern(&[*one, *other]).0, rule]);

@@ -8,13 +8,14 @@ use super::{Group, is_ignored};
 use crate::config::{Action, AuthorizationPolicy, PluginConfig, Rule};
 use crate::decision::RuleRef;
 use crate::index::table::sorted;
+use crate::small;
 
 /// All rules that can match, group after group, each group in the order of attribution; with their group's number.
 pub fn ordered(
     config: &PluginConfig,
     group: fn(&AuthorizationPolicy) -> Option<Group>,
 ) -> Vec<(RuleRef, u32, &Rule)> {
-    let mut rules = Vec::new();
+    let mut rules = Vec::with_capacity(config.policies.iter().map(|policy| policy.rules.len()).sum());
     for (policy, content) in (0u32..).zip(&config.policies) {
         let Some(group) = group(content) else { continue };
         for (rule, one) in (0u32..).zip(&content.rules) {
@@ -24,13 +25,11 @@ pub fn ordered(
         }
     }
     let ranks = ranks(config);
-    let key = |number: u32| {
-        let (origin, group, _) = rules.get(number as usize)?;
-        let rank = ranks.get(origin.policy as usize)?;
-        Some((*group, *rank, rule_text(origin.rule), origin.policy))
+    let key = |(origin, group, _): &(RuleRef, u32, &Rule)| {
+        (*group, ranks.get(origin.policy as usize).copied(), rule_text(origin.rule), origin.policy)
     };
-    let order = sorted(rules.len(), &|a, b| key(a).cmp(&key(b)));
-    order.into_iter().filter_map(|number| rules.get(number as usize).copied()).collect()
+    small::sort_by(&mut rules, |a, b| key(a) < key(b));
+    rules
 }
 
 /// Of the ALLOW policies that have a response, the first in the order of attribution.

@@ -41,8 +41,9 @@ pub fn policies(texts: &[u8], body: &[u8]) -> Result<Policies, ConfigError> {
     for _ in 0..body.bytes.number()? {
         revoked.ids.push(body.text()?);
     }
-    let mut policies = Vec::new();
-    for _ in 0..body.bytes.number()? {
+    let count = body.bytes.number()?;
+    let mut policies = body.bytes.list(count);
+    for _ in 0..count {
         policies.push(body.policy()?);
     }
     let mut selectors = Vec::new();
@@ -56,10 +57,11 @@ pub fn policies(texts: &[u8], body: &[u8]) -> Result<Policies, ConfigError> {
 }
 
 fn read_texts(mut bytes: Bytes) -> Result<Vec<Text>, ConfigError> {
-    let mut texts = Vec::new();
+    let count = bytes.number()?;
+    let mut texts = bytes.list(count);
     let mut text = Vec::new();
     let mut total = 0;
-    for _ in 0..bytes.number()? {
+    for _ in 0..count {
         let same = bytes.number()? as usize;
         if same > text.len() {
             return Err(ConfigError::Damaged("a text shares more than there is"));
@@ -92,6 +94,12 @@ impl<'b> Bytes<'b> {
         Err(NO_SUCH_NUMBER)
     }
 
+    /// A list with exactly the room for what is announced: one that grows takes up to four times the memory. Each thing
+    /// takes a byte at least, so more of them than there are bytes are not believed.
+    fn list<T>(&self, count: u32) -> Vec<T> {
+        Vec::with_capacity((count as usize).min(self.0.len()))
+    }
+
     fn run(&mut self) -> Result<&'b [u8], ConfigError> {
         let length = self.number()? as usize;
         let (run, rest) = self.0.split_at_checked(length).ok_or(ENDS_EARLY)?;
@@ -119,7 +127,8 @@ struct Body<'b> {
     bytes: Bytes<'b>,
     texts: Vec<Text>,
     responses: Vec<DenyResponse>,
-    matches: Vec<Match>,
+    /// Of each match the clause in which it was read, and its place there.
+    matches: Vec<(u32, u32)>,
     clauses: Vec<Clause>,
 }
 
@@ -157,8 +166,9 @@ impl Body<'_> {
     }
 
     fn rules(&mut self) -> Result<Vec<Rule>, ConfigError> {
-        let mut rules = Vec::new();
-        for _ in 0..self.bytes.number()? {
+        let count = self.bytes.number()?;
+        let mut rules = self.bytes.list(count);
+        for _ in 0..count {
             let head = self.bytes.number()?;
             let from = match head >> 1 & 7 {
                 7 => self.bytes.number()?,
@@ -173,7 +183,7 @@ impl Body<'_> {
     }
 
     fn clauses(&mut self, count: u32) -> Result<Vec<Clause>, ConfigError> {
-        let mut clauses = Vec::new();
+        let mut clauses = self.bytes.list(count);
         for _ in 0..count {
             clauses.push(self.clause()?);
         }
@@ -184,9 +194,10 @@ impl Body<'_> {
         if let Some(known) = self.bytes.number()?.checked_sub(1) {
             return get(&self.clauses, known);
         }
-        let mut matches = Vec::new();
-        for _ in 0..self.bytes.number()? {
-            let one = self.matching()?;
+        let count = self.bytes.number()?;
+        let mut matches = self.bytes.list(count);
+        for _ in 0..count {
+            let one = self.matching(&matches)?;
             self.room = self.room.checked_sub(one.patterns.len()).ok_or(TOO_LARGE)?;
             matches.push(one);
         }
@@ -195,20 +206,24 @@ impl Body<'_> {
         Ok(clause)
     }
 
-    fn matching(&mut self) -> Result<Match, ConfigError> {
+    /// The next match of a clause of which some have been read.
+    fn matching(&mut self, clause: &[Match]) -> Result<Match, ConfigError> {
         if let Some(known) = self.bytes.number()?.checked_sub(1) {
-            return get(&self.matches, known);
+            let (of, place) = get(&self.matches, known)?;
+            let clause = self.clauses.get(of as usize).map_or(clause, Clause::matches);
+            return get(clause, place);
         }
         let head = self.bytes.number()?;
         let kind = u8::try_from(head >> 1).map_err(|_| NO_SUCH_KIND)?;
         let name = if kind >= Attribute::FIRST_NAMED { self.text()? } else { Text::from("") };
         let attribute = Attribute::from_key(kind, name).ok_or(NO_SUCH_KIND)?;
-        let mut patterns = Vec::new();
-        for _ in 0..self.bytes.number()? {
+        let count = self.bytes.number()?;
+        let mut patterns = self.bytes.list(count);
+        for _ in 0..count {
             patterns.push(self.pattern()?);
         }
         let one = Match { attribute, negated: head & 1 != 0, patterns };
-        self.matches.push(one.clone());
+        self.matches.push((number(self.clauses.len()), number(clause.len())));
         Ok(one)
     }
 
@@ -242,6 +257,11 @@ impl Body<'_> {
             port => Pattern::Port(u16::try_from(port - kind::PORT).map_err(|_| NO_SUCH_NUMBER)?),
         })
     }
+}
+
+/// Tables are shorter than the bytes they are read from.
+fn number(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 fn get<T: Clone>(table: &[T], number: u32) -> Result<T, ConfigError> {
