@@ -60,7 +60,8 @@ fn decide(active: &Active) -> Action {
         // The policies may have asked for less than a reader of the log wants to know.
         let all = Headers::read_all();
         let view = all.view(needs);
-        report::log_denial(line, active, &decision, &identity, &[view.method, view.authority, view.path]);
+        let shown = [view.method, view.authority, view.path];
+        report::log_denial(line, active, &request, &identity, &shown);
     }
     answer(active, &decision)
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use meshward_engine::decision::{Decision, Reason, ShadowAllow};
 use meshward_engine::policy::Policy;
+use meshward_engine::request::Request;
 use meshward_engine::stats;
 
 use crate::host::{self, Level};
@@ -27,6 +28,8 @@ pub const UNCONFIGURED: &str = "meshward_denied[no_configuration]";
 const LINES_PER_SECOND: u32 = 10;
 /// Bytes of a path, method or host that a log line shows.
 const SHOWN: usize = 128;
+/// Bytes of an explanation that a log line shows.
+const EXPLAINED: usize = 512;
 
 /// Body of an answer without a custom one.
 pub fn body(decision: &Decision) -> &'static [u8] {
@@ -72,29 +75,28 @@ pub fn admit_line(active: &Active, identity: &Identity) -> Option<Line> {
     active.log_limit.admit(host::now().unwrap_or_default())
 }
 
-/// Logs a denial. `shown` is what names the request to people: method, host and path, where it has them.
+/// Logs a denial, with the rule that came nearest. `shown` is what names the request to people: method, host and path,
+/// where it has them.
+///
+/// Asks every rule, so it is for lines that are admitted only.
 pub fn log_denial(
     line: Line,
     active: &Active,
-    decision: &Decision,
+    request: &Request,
     identity: &Identity,
     shown: &[Option<&[u8]>],
 ) {
+    let explanation = active.policy.explain(request);
     let mut text = String::from("denied ");
     for part in shown.iter().flatten() {
-        show(&mut text, part);
+        show(&mut text, part, SHOWN);
         text.push(' ');
     }
     // Writing into a String cannot fail.
-    let _ = write!(text, "from {}: {}", identity.describe(), details(&active.policy, decision));
-    match (decision.reason, identity) {
-        (Reason::Path(fault), _) => {
-            let _ = write!(text, ", {}", fault.as_str());
-        }
-        (Reason::InvalidIdentity, Identity::Invalid(fault)) => {
-            let _ = write!(text, ", {}", fault.as_str());
-        }
-        _ => {}
+    let _ = write!(text, "from {}: {} ", identity.describe(), details(&active.policy, &explanation.decision));
+    show(&mut text, explanation.summary.as_bytes(), EXPLAINED);
+    if let Identity::Invalid(fault) = identity {
+        let _ = write!(text, ", {}", fault.as_str());
     }
     if line.silent > 0 {
         let _ = write!(text, " ({} denials before it were not logged)", line.silent);
@@ -102,10 +104,17 @@ pub fn log_denial(
     host::log(Level::Info, &text);
 }
 
-/// Text of a caller, short and without a byte that could fake a line of the log.
-fn show(line: &mut String, text: &[u8]) {
-    let _ = write!(line, "{}", text.get(..SHOWN).unwrap_or(text).escape_ascii());
-    if text.len() > SHOWN {
+/// Text that a caller has a part in, short and without a byte that could fake a line of the log.
+fn show(line: &mut String, text: &[u8], length: usize) {
+    for byte in text.iter().take(length) {
+        match byte {
+            b' '..=b'~' => line.push(char::from(*byte)),
+            other => {
+                let _ = write!(line, "\\x{other:02x}");
+            }
+        }
+    }
+    if text.len() > length {
         line.push('…');
     }
 }

@@ -57,7 +57,7 @@ fn is_allowed(active: &Active) -> bool {
         return host::set_property(report::PROPERTY, report::ALLOW).is_ok();
     }
     if let Some(line) = report::admit_line(active, &identity) {
-        report::log_denial(line, active, &decision, &identity, &[]);
+        report::log_denial(line, active, &request, &identity, &[]);
     }
     // For the access log; anything but the word for "allowed" is refused by the guard behind this filter.
     let _ = host::set_property(report::PROPERTY, report::details(&active.policy, &decision).as_bytes());

@@ -285,7 +285,7 @@ fn headers_that_are_no_text_are_only_bytes() {
     assert_eq!(request(&mut vm, b"a\xff\xfe b", b"/\xf0\x90"), CONTINUE);
     assert_eq!(request(&mut vm, b"\xff\xfe", b"/\xf0\x90\nforged line"), PAUSE);
     let (_, line) = vm.world().logs.last().unwrap().clone();
-    assert!(line.contains(r"G\xffT \xc3( /\xf0\x90\nforged line"), "{line}");
+    assert!(line.contains(r"G\xffT \xc3( /\xf0\x90\x0aforged line"), "{line}");
     assert_eq!(
         request(&mut vm, &vec![b'a'; 1 << 20], &vec![b'/'; 1 << 20]),
         CONTINUE,
