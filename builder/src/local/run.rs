@@ -72,6 +72,13 @@ pub fn start(
     let commands = applications(&mesh, &options.base, console)?;
     stop.check()?;
     let plan = Plan::make(&mesh, &state.network(), options.edge_on_localhost)?;
+    if let Some(edge) = mesh.services.iter().find_map(|service| service.edge.as_ref())
+        && options.edge_on_localhost
+        && plan.edge_also.is_none()
+    {
+        console
+            .note(&format!("port {} of 127.0.0.1 is in use: the edge has its own address alone", edge.port));
+    }
     let ca = certificates::prepare(&state, &mesh, OffsetDateTime::now_utc(), console)?;
     let placement = plan.placement(&mesh, &state, &filter.path);
     for service in &mesh.services {
