@@ -43,6 +43,19 @@ pub(crate) fn plugins(mesh: &Resolved, service: &Service) -> Result<Plugins, Fai
     })
 }
 
+/// The version that is written into plugin configurations, and that a module must read.
+///
+/// # Errors
+/// None that a user can cause.
+pub(crate) fn wire_version() -> Result<u8, Failure> {
+    /// What is before it.
+    const MAGIC: usize = b"meshward".len();
+    let any = PluginConfig::deny_all("", Role::Inbound, Protocol::Http, trust_domain("any")?);
+    encode(&any)?.get(MAGIC).copied().ok_or_else(|| {
+        Diagnostic::error("plugin-configuration", "a plugin configuration has no version").into()
+    })
+}
+
 fn deny_all(mesh: &Resolved, service: &Service, role: Role) -> Result<PluginConfig, Failure> {
     let workload = format!("{}/{}", service.namespace, service.name);
     let protocol = match service.protocol {

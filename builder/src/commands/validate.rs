@@ -1,16 +1,18 @@
 //! `meshward validate`: everything that `render` writes, asked of those who will read it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::console::{Console, Exit};
-use crate::diagnostic::Failure;
+use crate::diagnostic::{Failure, Severity, Source};
 use crate::kube::Filter;
-use crate::mesh::MeshFiles;
+use crate::mesh::{self, MeshFiles, discover};
+use crate::policy::lint;
 use crate::validate::{self, Check, Outcome, Tools};
 use crate::wasm::{self, BuildOptions, Origin};
 use crate::{envoy_binary, validate::on_path};
 
-/// Checks the mesh with a real Envoy, kustomize and the Kubernetes schemas. Nothing is written, nothing is contacted but
+/// Checks the mesh with the policies' lint, a real Envoy, kustomize and the Kubernetes schemas. Nothing is written, nothing is contacted but
 /// for tools that are missing.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -46,7 +48,9 @@ enum Format {
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let mesh = args.files.load()?;
+    let paths = args.files.paths()?;
+    let sources = discover::sources(&paths)?;
+    let mesh = mesh::load_sources(&sources)?;
     for warning in &mesh.warnings {
         console.report(warning);
     }
@@ -62,7 +66,13 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         kubectl: on_path("kubectl"),
         python: validate::python_with_schemas(cache_folder().as_deref(), !args.offline),
     };
-    let checks = validate::validate(&mesh, &Filter { sha256: built.sha256 }, Path::new(&built.path), &tools)?;
+    let mut checks = vec![lint(&sources, console)];
+    checks.extend(validate::validate(
+        &mesh,
+        &Filter { sha256: built.sha256 },
+        Path::new(&built.path),
+        &tools,
+    )?);
     match args.output {
         Format::Json => {
             let _ = writeln!(console.out(), "{:#}", serde_json::json!(checks));
@@ -74,6 +84,18 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
     console.note(&format!("{} checks: {bad} bad, {skipped} skipped", checks.len()));
     Ok(if bad > 0 || (args.strict && skipped > 0) { Exit::Failure } else { Exit::Success })
+}
+
+/// The policies' own lint. Errors are bad; the rest is said, and passes.
+fn lint(sources: &[Arc<Source>], console: &mut Console<'_>) -> Check {
+    let (errors, others): (Vec<_>, Vec<_>) =
+        lint::of_sources(sources).into_iter().partition(|finding| finding.severity == Severity::Error);
+    for finding in &others {
+        console.report(finding);
+    }
+    let subject = format!("policies: {} errors, {} other findings", errors.len(), others.len());
+    let outcome = if errors.is_empty() { Outcome::Good } else { Outcome::Bad { diagnostics: errors } };
+    Check { kind: "lint", subject, outcome }
 }
 
 fn table(checks: &[Check], console: &mut Console<'_>) {

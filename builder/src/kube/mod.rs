@@ -2,8 +2,8 @@
 //!
 //! No key and no certificate is ever in them. And no module: its bytes are not text and not for git. The filter's
 //! ConfigMap is put together by kustomize's `configMapGenerator`, at the time of `kubectl apply -k`, from
-//! `base/filter/meshward-<sha12>.wasm`, which `render` copies there and git ignores. `base/filter.sha256` says which
-//! module that is; every name and path with the hash in it comes from that one line, so that they agree, and so that
+//! `base/filter/meshward-<sha12>.wasm`, which `render` copies there and git ignores. `base/filter.lock` says which
+//! module that is; every name and path with the hash in it comes from that one file, so that they agree, and so that
 //! `render --check` gives the same answer on a machine that has not built the filter, or built it with another compiler.
 //! A module of another hash has another file name, so that a mismatch is kustomize's "no such file", never a pod that
 //! waits for a path that nobody mounts.
@@ -57,7 +57,7 @@ pub fn render(mesh: &Resolved, filter: &Filter) -> Result<BTreeMap<String, Strin
     for service in &mesh.services {
         files.insert(format!("base/{}.yaml", service.name), manifests(mesh, service, filter, &placement)?);
     }
-    files.insert(format!("base/{}", tree::LOCK), tree::lock_line(filter));
+    files.insert(format!("base/{}", tree::LOCK), tree::lock(filter)?);
     files.insert("base/filter/.gitignore".to_owned(), "*.wasm\n".to_owned());
     kustomize::add(mesh, filter, &mut files)?;
     Ok(files)

@@ -7,23 +7,39 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::Filter;
+use crate::compile;
 use crate::diagnostic::{Diagnostic, Failure};
 
 /// The folders that belong to `render`.
 const FOLDERS: [&str; 4] = ["base", "overlays/cert-manager", "overlays/dev", "overlays/prod"];
 
-/// Which module the manifests are made for, in the form of `sha256sum --check`, in `base`.
-pub const LOCK: &str = "filter.sha256";
+/// Which module the manifests are made for, in `base`.
+pub const LOCK: &str = "filter.lock";
 
-pub(super) fn lock_line(filter: &Filter) -> String {
-    format!("{}  filter/{}\n", filter.sha256, filter.file_name())
+/// What is in the lock file.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Lock {
+    sha256: String,
+    /// The version of the plugin configuration that the module reads. The configurations beside it are written by
+    /// whatever release of `meshward` renders, and a module of another one would refuse them all.
+    wire_version: u8,
+}
+
+pub(super) fn lock(filter: &Filter) -> Result<String, Failure> {
+    let lock = Lock { sha256: filter.sha256.clone(), wire_version: compile::wire_version()? };
+    crate::yaml::to_string(&lock).map_err(|error| {
+        Diagnostic::error("unwritable", format!("`{LOCK}` cannot be written: {error}")).into()
+    })
 }
 
 /// The module that the folder's manifests are made for; none when there are no manifests yet.
 ///
 /// # Errors
-/// A lock file that says nothing of the kind.
+/// A lock file that says nothing of the kind, or one of a release with another plugin configuration.
 pub fn locked_filter(folder: &Path) -> Result<Option<Filter>, Failure> {
     let path = folder.join("base").join(LOCK);
     let text = match std::fs::read_to_string(&path) {
@@ -31,15 +47,28 @@ pub fn locked_filter(folder: &Path) -> Result<Option<Filter>, Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(&path, &error).into()),
     };
-    let sha256 = text.split_whitespace().next().unwrap_or_default();
-    if sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    {
-        return Ok(Some(Filter { sha256: sha256.to_owned() }));
+    let is_hash = |text: &str| {
+        text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let lock: Option<Lock> = serde_saphyr::from_str(&text).ok();
+    let Some(lock) = lock.filter(|lock| is_hash(&lock.sha256)) else {
+        let message = format!("`{}` does not say which module it is for", path.display());
+        return Err(Diagnostic::error("bad-filter-lock", message)
+            .help("build the module and render for it: `meshward render --build`")
+            .into());
+    };
+    let ours = compile::wire_version()?;
+    if lock.wire_version != ours {
+        let message = format!(
+            "the module of `{}` reads plugin configurations of version {}, and this meshward writes version {ours}",
+            path.display(),
+            lock.wire_version
+        );
+        return Err(Diagnostic::error("other-release", message)
+            .help("build the module of this release and render for it: `meshward render --build`")
+            .into());
     }
-    let message = format!("`{}` has no SHA-256 in it", path.display());
-    Err(Diagnostic::error("bad-filter-lock", message)
-        .help("remove the file, or name the module: `meshward render --module FILE`")
-        .into())
+    Ok(Some(Filter { sha256: lock.sha256 }))
 }
 
 /// A file of the folder that is not what `render` writes.

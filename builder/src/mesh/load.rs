@@ -56,6 +56,11 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             }
         }
     }
+    for document in &limits {
+        // To be read by `crate::limits`, and until then not to be taken for something that is in force.
+        let message = format!("`{}` is not enforced by this version", document.kind.value);
+        mistakes.push(document.error("not-enforced", message, &document.kind.span).help("take it out"));
+    }
     let resolved = the_mesh(&meshes, sources, &mut mistakes).and_then(|document| {
         let mesh: Mesh = read::document(document, &mut mistakes)?;
         Some(resolve::resolve(document, mesh, &mut mistakes))

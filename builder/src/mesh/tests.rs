@@ -105,8 +105,13 @@ fn kinds_go_to_their_owners_and_unknown_ones_are_refused() {
     let limit =
         "---\napiVersion: meshward.dev/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: p}\nspec: {}\n";
     let body = "spec: {trustDomain: t, services: [{name: a, port: 80}]}\n";
-    let mesh = load(&format!("{HEAD}{body}{policy}{limit}")).unwrap();
-    assert_eq!((mesh.policy_documents.len(), mesh.limit_documents.len()), (1, 1));
+    let mesh = load(&format!("{HEAD}{body}{policy}")).unwrap();
+    assert_eq!(mesh.policy_documents.len(), 1);
+    assert_eq!(
+        load(&format!("{HEAD}{body}{limit}")).unwrap_err().len(),
+        1,
+        "nothing is silently without effect"
+    );
     let bad = format!(
         "{HEAD}{body}---\napiVersion: v1\nkind: AuthorisationPolicy\n---\nkind: Mesh\n---\napiVersion: v2\nkind: Mesh\n"
     );

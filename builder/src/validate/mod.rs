@@ -20,7 +20,7 @@ use crate::mesh::Resolved;
 /// What was asked, and how it ended.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// `envoy`, `kustomize` or `schema`.
+    /// `lint`, `envoy`, `kustomize` or `schema`.
     pub kind: &'static str,
     /// A service, a folder, or a number of objects.
     pub subject: String,

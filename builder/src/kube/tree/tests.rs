@@ -5,7 +5,7 @@ use super::*;
 fn files(text: &str) -> BTreeMap<String, String> {
     [
         ("base/a.yaml", text),
-        ("base/filter.sha256", "x"),
+        ("base/filter.lock", "x"),
         ("overlays/dev/kustomization.yaml", "d"),
         ("overlays/cert-manager/kustomization.yaml", "c"),
         ("overlays/prod/kustomization.yaml", "p"),
@@ -59,11 +59,15 @@ fn the_lock_names_the_module_and_garbage_in_it_is_an_error() {
     assert_eq!(locked_filter(folder.path()).unwrap(), None);
     let filter = Filter { sha256: "ab".repeat(32) };
     let mut wanted = files("x");
-    wanted.insert("base/filter.sha256".to_owned(), lock_line(&filter));
+    wanted.insert("base/filter.lock".to_owned(), lock(&filter).unwrap());
     replace(folder.path(), &wanted, None).unwrap();
     assert_eq!(locked_filter(folder.path()).unwrap(), Some(filter));
-    std::fs::write(folder.path().join("base/filter.sha256"), "nonsense").unwrap();
-    assert!(locked_filter(folder.path()).unwrap_err().diagnostics[0].message.contains("no SHA-256"));
+    std::fs::write(folder.path().join("base/filter.lock"), "nonsense").unwrap();
+    assert!(
+        locked_filter(folder.path()).unwrap_err().diagnostics[0]
+            .message
+            .contains("does not say which module")
+    );
 }
 
 #[test]
@@ -77,4 +81,18 @@ fn the_module_goes_where_kustomize_looks_for_it() {
     replace(folder.path(), &wanted, Some((&filter, &module))).unwrap();
     assert!(folder.path().join("base/filter/meshward-cdcdcdcdcdcd.wasm").is_file());
     assert_eq!(differences(folder.path(), &wanted).unwrap(), [], "modules are not compared");
+}
+
+#[test]
+fn a_module_of_another_release_is_not_rendered_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let filter = Filter { sha256: "ab".repeat(32) };
+    let ours = compile::wire_version().unwrap();
+    let other =
+        lock(&filter).unwrap().replace(&format!("Version: {ours}"), &format!("Version: {}", ours + 1));
+    std::fs::create_dir_all(folder.path().join("base")).unwrap();
+    std::fs::write(folder.path().join("base/filter.lock"), other).unwrap();
+    let failure = locked_filter(folder.path()).unwrap_err();
+    assert_eq!(failure.diagnostics[0].code, "other-release");
+    assert!(failure.diagnostics[0].help[0].contains("render --build"));
 }
