@@ -13,6 +13,7 @@ use x509_parser::public_key::PublicKey;
 
 use super::error::{Error, Result};
 use super::{ca, pem, svid};
+use crate::diagnostic::Diagnostic;
 
 /// One trust domain's bundle: a JWK set with the use `x509-svid`.
 ///
@@ -43,7 +44,7 @@ pub fn bundle_map(bundles: &[(TrustDomain, Value)]) -> Result<Value> {
                 let message = format!(
                     "the trust domains `{other}` and `{trust_domain}` have a root certificate in common"
                 );
-                return Err(crate::diagnostic::Diagnostic::error("shared-root", message)
+                return Err(Diagnostic::error("shared-root", message)
                     .help("give each trust domain a CA of its own")
                     .into());
             }
@@ -51,7 +52,7 @@ pub fn bundle_map(bundles: &[(TrustDomain, Value)]) -> Result<Value> {
         seen.extend(certificates_of(bundle).map(|certificate| (certificate, trust_domain.as_str())));
         if map.insert(trust_domain.to_string(), bundle.clone()).is_some() {
             let message = format!("the trust domain `{trust_domain}` is given twice");
-            return Err(crate::diagnostic::Diagnostic::error("trust-domain-twice", message)
+            return Err(Diagnostic::error("trust-domain-twice", message)
                 .help("put all its roots into one bundle file")
                 .into());
         }
@@ -66,8 +67,19 @@ fn certificates_of(bundle: &Value) -> impl Iterator<Item = &str> {
 
 /// A bundle from a file of another trust domain: PEM certificates, or the SPIFFE bundle format.
 ///
-/// Only keys for X.509-SVIDs are taken over from the latter (4.2.2: others are to be ignored).
+/// Only keys for X.509-SVIDs are taken over from the latter (X509-SVID, 6.2).
 pub fn read(what: &str, text: &[u8]) -> Result<Value> {
+    parse(what, text).map_err(|error| match error {
+        Error::Damaged { what, reason } => {
+            Diagnostic::error("trust-bundle", format!("{what} is no trust bundle: {reason}"))
+                .help("ask the other trust domain for its bundle (`meshward certs export -o spiffe-bundle`, or its root certificates in PEM)")
+                .into()
+        }
+        other => other,
+    })
+}
+
+fn parse(what: &str, text: &[u8]) -> Result<Value> {
     if !text.trim_ascii_start().starts_with(b"{") {
         let roots = pem::certificates(what, text)?;
         for root in &roots {
@@ -82,9 +94,10 @@ pub fn read(what: &str, text: &[u8]) -> Result<Value> {
     };
     let mut roots = Vec::new();
     for key in keys.iter().filter(|key| key.get("use").and_then(Value::as_str) == Some("x509-svid")) {
-        // 4.2.2: exactly one certificate, the trust anchor.
-        let encoded = key.get("x5c").and_then(|list| list.get(0)).and_then(Value::as_str);
-        let encoded = encoded.ok_or_else(|| Error::damaged(what, "a key for `x509-svid` has no `x5c`"))?;
+        // X509-SVID, 6.2: an entry without a certificate is to be ignored, and of several all but the first.
+        let Some(encoded) = key.get("x5c").and_then(|list| list.get(0)).and_then(Value::as_str) else {
+            continue;
+        };
         let der = BASE64_STANDARD.decode(encoded).map_err(|cause| Error::damaged(what, cause.to_string()))?;
         let root = CertificateDer::from(der);
         ca::check_is_ca(what, &ca::parse(what, &root)?)?;

@@ -250,25 +250,26 @@ pub fn reconcile(
         ledger.prune(now);
         ledger.save(store)?;
     }
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut writes) = (Vec::new(), Vec::new());
     for (set, request, current, need) in plan {
         let done = match need {
             Need::Nothing { renew_at } => Done::Kept { renew_at },
             Need::Bundle { renew_at } => {
                 let mut files = current.unwrap_or_default();
                 put_trust(&mut files, &trust);
-                store.write(set, &files)?;
+                writes.push((set.clone(), files));
                 Done::Bundle { renew_at }
             }
             Need::Leaf(reason) => {
                 let Some(leaf) = issued.get(set) else { continue };
-                store.write(set, &leaf_files(leaf, &trust))?;
+                writes.push((set.clone(), leaf_files(leaf, &trust)));
                 let renew_at = self::renew_at(leaf.not_before, leaf.not_after, &leaf.serial);
                 Done::Issued { reason, not_after: leaf.not_after, renew_at }
             }
         };
         outcomes.push(Outcome { set: set.clone(), id: request.id.to_string(), done });
     }
+    store.write_all(&writes)?;
     Ok(outcomes)
 }
 
@@ -308,7 +309,7 @@ pub fn ca_due(authority: &Authority, now: OffsetDateTime) -> Result<bool> {
 /// Puts trust bundles and the revocation list in force into every workload's set. Returns the sets that changed.
 pub fn deliver_trust(store: &mut dyn Store, authority: &Authority) -> Result<Vec<String>> {
     let trust = authority.trust_files()?;
-    let mut changed = Vec::new();
+    let mut writes = Vec::new();
     for set in store.list()? {
         if !set.ends_with(super::store::LEAF_SUFFIX) {
             continue;
@@ -317,9 +318,9 @@ pub fn deliver_trust(store: &mut dyn Store, authority: &Authority) -> Result<Vec
         let mut files = before.clone();
         put_trust(&mut files, &trust);
         if files != before {
-            store.write(&set, &files)?;
-            changed.push(set);
+            writes.push((set, files));
         }
     }
-    Ok(changed)
+    store.write_all(&writes)?;
+    Ok(writes.into_iter().map(|(set, _)| set).collect())
 }

@@ -193,3 +193,41 @@ fn watch_renews_and_runs_the_command() {
     assert_eq!(changed, "certs/bookapi-mtls-cert\ncerts/pgadmin-mtls-cert\n");
     fine(folder.path(), &["verify"]);
 }
+
+#[test]
+fn trust_domains_are_federated_without_crossing() {
+    let (folder, partner) = (folder(), folder());
+    fine(folder.path(), &["init-ca"]);
+    fine(folder.path(), &["issue"]);
+    let mesh = std::fs::read_to_string(partner.path().join("mesh.yaml")).unwrap();
+    std::fs::write(partner.path().join("mesh.yaml"), mesh.replace("cluster.local", "partner.example"))
+        .unwrap();
+    fine(partner.path(), &["init-ca"]);
+    let bundle = fine(partner.path(), &["export", "-o", "spiffe-bundle"]);
+    std::fs::write(folder.path().join("partner.json"), &bundle).unwrap();
+    let root = std::fs::read(partner.path().join("certs/service-mesh-ca/ca.crt")).unwrap();
+    std::fs::write(folder.path().join("partner.pem"), root).unwrap();
+    std::fs::write(folder.path().join("broken.json"), "{\"keys\": []}").unwrap();
+    let mut text = String::new();
+    for args in [
+        &["federate", "partner.example=partner.json"][..],
+        &["federate", "partner.example=partner.json"],
+        &["federate"],
+        &["federate", "cluster.local=partner.json"],
+        &["federate", "other.example=partner.pem"],
+        &["federate", "other.example=broken.json"],
+        &["federate", "partner.example"],
+        &["verify"],
+        &["needs-renewal"],
+    ] {
+        text += &transcript(folder.path(), args);
+    }
+    let map = std::fs::read(folder.path().join("certs/bookapi-mtls-cert/trust-bundles.json")).unwrap();
+    let map: serde_json::Value = serde_json::from_slice(&map).unwrap();
+    let theirs: serde_json::Value = serde_json::from_str(&bundle).unwrap();
+    assert_eq!(map["trust_domains"]["partner.example"]["keys"], theirs["keys"]);
+    assert_eq!(map["trust_domains"].as_object().unwrap().len(), 2);
+    text += &transcript(folder.path(), &["federate", "--remove", "partner.example"]);
+    assert!(!folder.path().join("certs/bookapi-mtls-cert/trust-bundles.json").exists());
+    insta::assert_snapshot!(text);
+}

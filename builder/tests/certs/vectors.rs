@@ -77,3 +77,24 @@ fn verify_agrees_with_the_spiffe_projects() {
     }
     assert!(seen >= 20, "only {seen} files were looked at");
 }
+
+#[test]
+fn federate_agrees_with_the_spiffe_projects_on_bundles() {
+    let Some(vectors) = vectors() else { return };
+    let folder = folder();
+    super::support::fine(folder.path(), &["init-ca"]);
+    // Keys for JWTs are not ours to judge, and are ignored, with whatever is wrong with them.
+    for (name, good) in [
+        ("spiffebundle_valid_1.json", true),
+        ("spiffebundle_valid_2.json", true),
+        ("spiffebundle_valid_with_wit.json", true),
+        ("spiffebundle_no_keys.json", false),
+        // go-spiffe refuses it; the standard says that all but the first are to be ignored (X509-SVID, 6.2).
+        ("spiffebundle_multiple_x509.json", true),
+    ] {
+        let path = vectors.join(format!("x509/go-spiffe/bundle__spiffebundle__testdata__{name}"));
+        let pair = format!("partner.example={}", path.display());
+        let output = run(folder.path(), &["federate", &pair]);
+        assert_eq!(output.status.success(), good, "{name}: {}", said(&output));
+    }
+}

@@ -97,7 +97,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         );
     }
     if args.intermediate && place.root_key.is_none() {
-        console.note("note: the root's key is kept with the other; move `root.key` away, only rotating the intermediate needs it");
+        console.note("note: the root's key is kept with the other; move `root.key` to a safe place, no verb of `certs` needs it");
     }
     Ok(Exit::Success)
 }
