@@ -135,6 +135,43 @@ extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> Action {
     })
 }
 
+/// 0: the response continues, always.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(id: u32, _: usize, end_of_stream: u32) -> u32 {
+    with(
+        || 0,
+        |contexts| match contexts.get(id) {
+            Some(Context::Http(http)) => {
+                http.on_response_headers(end_of_stream != 0);
+                Some(0)
+            }
+            _ => None,
+        },
+    )
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_log(id: u32) {
+    with(
+        || (),
+        |contexts| match contexts.get(id) {
+            Some(Context::Http(http)) => Some(http.on_log()),
+            _ => None,
+        },
+    );
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(id: u32) {
+    with(
+        || (),
+        |contexts| match contexts.get(id) {
+            Some(Context::Root(root)) => Some(root.on_tick()),
+            _ => None,
+        },
+    );
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_downstream_data(id: u32, _: usize, _: u32) -> Action {
     with(

@@ -8,23 +8,40 @@ use meshward_engine::request::Request;
 use crate::attributes::{Connection, Headers, Metadata};
 use crate::dispatch::Action;
 use crate::host::{self, LocalResponse};
+use crate::limits::Holding;
 use crate::report;
 use crate::root::Active;
 
 /// The context of one request.
 pub struct Http {
     active: Option<Rc<Active>>,
+    holding: Holding,
 }
 
 impl Http {
     pub fn new(active: Option<Rc<Active>>) -> Self {
-        Self { active }
+        Self { active, holding: Holding::default() }
     }
 
     pub fn on_request_headers(&mut self) -> Action {
         match &self.active {
-            Some(active) => decide(active),
+            Some(active) => decide(active, &mut self.holding),
             None => refuse_unknown(),
+        }
+    }
+
+    /// The response's headers have come; `end_of_stream`: and nothing follows.
+    pub fn on_response_headers(&mut self, end_of_stream: bool) {
+        self.holding.add_headers();
+        if let (Some(active), Some(call)) = (&self.active, self.holding.call.take()) {
+            self.holding.call = call.on_headers(active, end_of_stream);
+        }
+    }
+
+    /// The stream has ended, one way or another.
+    pub fn on_log(&mut self) {
+        if let (Some(active), Some(call)) = (&self.active, self.holding.call.take()) {
+            call.on_end(active);
         }
     }
 }
@@ -34,7 +51,7 @@ pub fn refuse_unknown() -> Action {
     refuse(report::UNCONFIGURED)
 }
 
-fn decide(active: &Active) -> Action {
+fn decide(active: &Active, holding: &mut Holding) -> Action {
     let needs = active.policy.needs();
     let identity = active.identities.current();
     let connection = Connection::read(needs);
@@ -51,10 +68,17 @@ fn decide(active: &Active) -> Action {
         metadata: &metadata.others(needs),
         ..connection.request(&identity, needs)
     };
+    let extra = active.guards.extra(&active.policy, &request);
+    if let Err(refusal) = active.guards.before(&request, &extra) {
+        return refusal.send();
+    }
     let decision = active.policy.decide(&request);
     report::count(active, &decision);
     if decision.is_allowed() {
-        return proceed();
+        return match active.guards.enter(&request, &extra, holding) {
+            Ok(()) => proceed(),
+            Err(refusal) => refusal.send(),
+        };
     }
     if let Some(line) = report::admit_line(active, &identity) {
         // The policies may have asked for less than a reader of the log wants to know.
@@ -80,6 +104,7 @@ fn answer(active: &Active, decision: &Decision) -> Action {
     let content_type = custom.map(|response| [("content-type", &*response.content_type)]);
     send(&LocalResponse {
         status: custom.map_or_else(|| decision.status(), |response| response.status),
+        grpc_status: None,
         details: &details,
         body: custom.map_or_else(|| report::body(decision), |response| response.body.as_bytes()),
         headers: content_type.as_ref().map_or(&[], |header| &header[..]),
@@ -87,7 +112,7 @@ fn answer(active: &Active, decision: &Decision) -> Action {
 }
 
 fn refuse(details: &str) -> Action {
-    send(&LocalResponse { status: 403, details, body: report::BODY, headers: &[] })
+    send(&LocalResponse { status: 403, grpc_status: None, details, body: report::BODY, headers: &[] })
 }
 
 /// Whatever becomes of the answer, the request goes no further.

@@ -7,6 +7,8 @@
 //! | `http`, `tcp` | callbacks: request or connection → engine → action |
 //! | `attributes` | what the policies ask for, read from Envoy |
 //! | `identity` | the peer's certificate → SPIFFE ID, remembered |
+//! | `limits`, `breaker` | rate limits, concurrency limits, circuit breakers: the engine asked, its answer acted on |
+//! | `shared` | the words that all workers share |
 //! | `report` | what a decision leaves behind: counters, log, response code details |
 //! | `metrics` | counters, defined when first needed, bounded |
 //! | `host` | every host call |
@@ -15,11 +17,14 @@
 //! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no host call of the SDK's.
 
 mod attributes;
+mod breaker;
 mod dispatch;
 mod host;
 mod http;
 mod identity;
+mod limits;
 mod metrics;
 mod report;
 mod root;
+mod shared;
 mod tcp;

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use meshward_engine::config::{ConfigError, PluginConfig};
+use meshward_engine::limits::Limits;
 use meshward_engine::policy::Policy;
 use meshward_engine::request::Protocol;
 use meshward_engine::stats;
@@ -15,6 +16,7 @@ use crate::dispatch::Context;
 use crate::host::{self, HostError, Level};
 use crate::http::Http;
 use crate::identity::Identities;
+use crate::limits::{self, Guards};
 use crate::metrics::Metrics;
 use crate::report::LogLimit;
 use crate::tcp::Tcp;
@@ -26,6 +28,7 @@ pub struct Active {
     pub identities: Identities,
     pub metrics: Metrics,
     pub log_limit: LogLimit,
+    pub guards: Guards,
 }
 
 /// The root context. Without a configuration it refuses everything.
@@ -39,7 +42,7 @@ impl Root {
     pub fn on_configure(&mut self, size: usize) -> bool {
         let metrics = Metrics::default();
         match load(size) {
-            Ok((policy, protocol)) => {
+            Ok((policy, protocol, limits)) => {
                 let revision = policy.revision();
                 host::log(Level::Info, &["configured: revision ", revision].concat());
                 metrics.count(stats::CONFIGURATIONS, &[("result", "accepted")]);
@@ -49,6 +52,7 @@ impl Root {
                     identities: Identities::default(),
                     metrics,
                     log_limit: LogLimit::default(),
+                    guards: Guards::new(limits),
                 }));
                 true
             }
@@ -59,6 +63,11 @@ impl Root {
                 false
             }
         }
+    }
+
+    /// Envoy calls this every [`meshward_engine::concurrency::BEAT`] while there are concurrency limits.
+    pub fn on_tick(&self) {
+        limits::beat();
     }
 
     /// A request or connection of this plugin.
@@ -80,9 +89,10 @@ enum Refusal {
     Invalid(#[from] ConfigError),
 }
 
-fn load(size: usize) -> Result<(Policy, Protocol), Refusal> {
+fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {
     let bytes = host::plugin_configuration(size).map_err(Refusal::Unreadable)?;
     let config = PluginConfig::decode(&bytes)?;
     let protocol = config.protocol;
-    Ok((Policy::compile(&config)?, protocol))
+    let limits = Limits::compile(&config.limits, config.selectors.len())?;
+    Ok((Policy::compile(&config)?, protocol, limits))
 }

@@ -220,6 +220,7 @@ impl Ways {
         level(&bucket.rate, now, full_at, full_at, Wait::new(0))
     }
 
+    #[inline(never)]
     fn take(&mut self, now: Nanoseconds, bucket: &Bucket, cost: u32) -> (Level, bool) {
         let Bucket { key, rate } = bucket;
         let tag = Tag::of(key);
@@ -266,6 +267,7 @@ impl Ways {
     }
 
     /// A place for a key that has none, see the head of this file.
+    #[inline(never)]
     fn place(&mut self, now: Nanoseconds, owner: u16, tag: Tag) -> Place {
         if let Some(index) = self.ways.iter().position(|(full_at, _)| *full_at <= now) {
             self.set(index, 0, tag);

@@ -19,6 +19,18 @@ pub const IDENTITY_ERRORS: &str = "meshward_identity_errors";
 /// Configurations that the filter was given, once per VM. Label: `result` (`accepted`, `rejected`).
 pub const CONFIGURATIONS: &str = "meshward_configurations";
 
+/// Requests that a rate limit was asked about. Labels: `verdict` (`allow`, `deny`, `shadow_deny`), `policy`, which is
+/// `namespace/policy/limit`.
+pub const RATE_LIMITS: &str = "meshward_rate_limits";
+/// Requests that a concurrency limit was asked about. Labels as of [`RATE_LIMITS`].
+pub const CONCURRENCY: &str = "meshward_concurrency";
+/// Requests that an open breaker refused. Labels as of [`RATE_LIMITS`].
+pub const BREAKERS: &str = "meshward_breakers";
+/// Changes of a breaker's state. Labels: `result` (the new state), `reason`, `policy`.
+pub const BREAKER_TRANSITIONS: &str = "meshward_breaker_transitions";
+/// Gauge: breakers that are not closed. Label: `policy`.
+pub const BREAKERS_OPEN: &str = "meshward_breakers_open";
+
 /// One entry of `stats_config.stats_tags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {

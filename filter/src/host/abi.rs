@@ -56,6 +56,14 @@ mod import {
             value_size: usize,
             cas: u32,
         ) -> u32;
+        pub fn proxy_add_header_map_value(
+            map: u32,
+            key: *const u8,
+            key_size: usize,
+            value: *const u8,
+            value_size: usize,
+        ) -> u32;
+        pub fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
         pub fn proxy_close_stream(stream: u32) -> u32;
         pub fn proxy_send_local_response(
             status: u32,
@@ -69,6 +77,14 @@ mod import {
         ) -> u32;
         pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
         pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+    }
+
+    // The part of WASI preview 1 that Envoy has, called directly: the standard library's own ways to the clock and to
+    // randomness bring code for their failures.
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    unsafe extern "C" {
+        pub fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+        pub fn random_get(bytes: *mut u8, size: usize) -> u32;
     }
 }
 
@@ -125,6 +141,26 @@ pub fn shared_data(key: &[u8], bytes: &mut HostBytes, cas: &mut u32) -> u32 {
 pub fn set_shared_data(key: &[u8], value: &[u8], cas: u32) -> u32 {
     // SAFETY: see the module.
     unsafe { import::proxy_set_shared_data(key.as_ptr(), key.len(), value.as_ptr(), value.len(), cas) }
+}
+
+pub fn add_header(map: u32, name: &[u8], value: &[u8]) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::proxy_add_header_map_value(map, name.as_ptr(), name.len(), value.as_ptr(), value.len()) }
+}
+
+pub fn set_tick_period(milliseconds: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_set_tick_period_milliseconds(milliseconds) }
+}
+
+pub fn clock(clock: u32, time: &mut u64) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::clock_time_get(clock, 1, time) }
+}
+
+pub fn random(bytes: &mut [u8]) -> u32 {
+    // SAFETY: see the module.
+    unsafe { import::random_get(bytes.as_mut_ptr(), bytes.len()) }
 }
 
 pub fn close_stream(stream: u32) -> u32 {

@@ -12,6 +12,11 @@ impl HostBytes {
     pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
+
+    /// The bytes themselves.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.0
+    }
 }
 
 impl Deref for HostBytes {

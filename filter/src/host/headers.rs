@@ -1,18 +1,40 @@
-//! Request headers: one, or all at once, which costs less than two single ones. Names are in lower case, as Envoy
+//! Headers: one, or all at once, which costs less than two single ones. Names are in lower case, as Envoy
 //! keeps them; values are bytes.
 
 use super::{HostBytes, HostError, abi, check};
 
 /// `HttpRequestHeaders` in the ABI's list of maps.
 const REQUEST_HEADERS: u32 = 0;
+/// `HttpResponseHeaders`.
+const RESPONSE_HEADERS: u32 = 2;
 
 /// One header's value; the values of a repeated header joined by `,`. `None` when it is absent.
 ///
 /// # Errors
 /// The host has no such map in this callback.
 pub fn request_header(name: &str) -> Result<Option<HostBytes>, HostError> {
+    header(REQUEST_HEADERS, name)
+}
+
+/// One header of the response, as [`request_header`].
+///
+/// # Errors
+/// The host has no such map in this callback.
+pub fn response_header(name: &str) -> Result<Option<HostBytes>, HostError> {
+    header(RESPONSE_HEADERS, name)
+}
+
+/// Adds a header to the response.
+///
+/// # Errors
+/// The host has no such map in this callback.
+pub fn add_response_header(name: &str, value: &str) -> Result<(), HostError> {
+    check(abi::add_header(RESPONSE_HEADERS, name.as_bytes(), value.as_bytes()))
+}
+
+fn header(map: u32, name: &str) -> Result<Option<HostBytes>, HostError> {
     let mut bytes = HostBytes::default();
-    match check(abi::header(REQUEST_HEADERS, name.as_bytes(), &mut bytes)) {
+    match check(abi::header(map, name.as_bytes(), &mut bytes)) {
         Ok(()) => Ok(Some(bytes)),
         Err(HostError::NOT_FOUND) => Ok(None),
         Err(error) => Err(error),

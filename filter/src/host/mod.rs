@@ -13,13 +13,12 @@ mod headers;
 mod metric;
 mod property;
 mod response;
-#[expect(dead_code, reason = "for the limits, which keep their state here")]
 pub mod shared_data;
 mod stream;
 
 pub use buffer::{HostBytes, plugin_configuration};
-pub use headers::{HeaderMap, request_header, request_headers};
-pub use metric::{Counter, define_counter, increment};
+pub use headers::{HeaderMap, add_response_header, request_header, request_headers, response_header};
+pub use metric::{Counter, add, define_counter, define_gauge, increment};
 pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};
 pub use stream::close_downstream;
@@ -31,9 +30,6 @@ use std::time::Duration;
 pub struct HostError(pub u32);
 
 impl HostError {
-    /// `CasMismatch`: someone else wrote in between.
-    #[expect(dead_code, reason = "for the limits")]
-    pub const CAS_MISMATCH: Self = Self(8);
     /// `NotFound`: there is no such thing.
     pub const NOT_FOUND: Self = Self(1);
 }
@@ -62,4 +58,35 @@ pub fn now() -> Result<Duration, HostError> {
     let mut nanoseconds = 0;
     check(abi::current_time(&mut nanoseconds))?;
     Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// Nanoseconds of a clock that never goes back, the same for all workers; its zero does not matter. 100 ns.
+///
+/// # Errors
+/// The host has no such clock.
+pub fn monotonic() -> Result<u64, HostError> {
+    /// `CLOCK_MONOTONIC` of WASI preview 1.
+    const MONOTONIC: u32 = 1;
+    let mut nanoseconds = 0;
+    check(abi::clock(MONOTONIC, &mut nanoseconds))?;
+    Ok(nanoseconds)
+}
+
+/// Random numbers that nobody can guess.
+///
+/// # Errors
+/// The host has none.
+pub fn random() -> Result<[u64; 2], HostError> {
+    let mut bytes = [0; 16];
+    check(abi::random(&mut bytes))?;
+    let number = u128::from_le_bytes(bytes);
+    Ok([number as u64, (number >> 64) as u64])
+}
+
+/// Has `on_tick` of this root context called so often.
+///
+/// # Errors
+/// The host refuses it.
+pub fn set_tick_period(period: Duration) -> Result<(), HostError> {
+    check(abi::set_tick_period(u32::try_from(period.as_millis()).unwrap_or(u32::MAX)))
 }

@@ -5,8 +5,10 @@ use super::{HostError, abi, check};
 /// An answer in place of the upstream's.
 #[derive(Clone, Copy, Debug)]
 pub struct LocalResponse<'a> {
-    /// HTTP status. A gRPC caller gets the gRPC status that Envoy maps it to (403: PERMISSION_DENIED).
+    /// HTTP status.
     pub status: u16,
+    /// What a gRPC caller gets; `None`: what Envoy maps the status to (403: PERMISSION_DENIED, 503: UNAVAILABLE).
+    pub grpc_status: Option<u8>,
     /// `%RESPONSE_CODE_DETAILS%` of the access log; never sent to the client.
     pub details: &'a str,
     pub body: &'a [u8],
@@ -26,7 +28,7 @@ pub fn send_local_response(response: &LocalResponse<'_>) -> Result<(), HostError
         response.details.as_bytes(),
         response.body,
         &serialize(response.headers).unwrap_or_default(),
-        NO_GRPC_STATUS,
+        response.grpc_status.map_or(NO_GRPC_STATUS, i32::from),
     ))
 }
 

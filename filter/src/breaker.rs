@@ -1,0 +1,190 @@
+//! One call through a circuit breaker: let pass or answered here, and its outcome reported once, when it is known.
+//!
+//! An outcome is known at the response's headers when they say failure; else at the end of the stream, since an
+//! answer can still break off. A stream that ends without headers failed, unless the caller left before the callee had
+//! the time that the policy gives it. Answers that come from this filter are no outcomes: such a request has no call.
+//! When the shared words cannot be had, requests pass: a breaker protects the callee's time, not its secrets.
+
+use std::rc::Rc;
+
+use meshward_engine::circuit_breaker::{
+    self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
+};
+use meshward_engine::limits::{Subject, outcome};
+use meshward_engine::rate_limit::Wait;
+use meshward_engine::stats;
+
+use crate::host::{self, Level};
+use crate::limits::{Fate, Guards, Refusal, state_name};
+use crate::root::Active;
+use crate::shared::Host;
+
+/// A request that has passed a breaker.
+pub struct Call {
+    number: usize,
+    key: Key,
+    ticket: Ticket,
+    started: u64,
+    /// What the response's headers said.
+    status: Option<u16>,
+    slow: bool,
+}
+
+impl Call {
+    /// Asks the breaker of a request, if it has one.
+    pub fn start(guards: &Guards, subject: &Subject<'_>) -> Result<Option<Self>, Refusal> {
+        let Some((number, breaker, settings, key)) = guards.limits.breaker(guards.seed, subject) else {
+            return Ok(None);
+        };
+        let Ok(started) = host::monotonic() else { return Ok(None) };
+        let Ok((permit, transition)) = circuit_breaker::ask(&Host, started, key, settings) else {
+            return Ok(None);
+        };
+        if let Some(transition) = transition {
+            announce(&breaker.name, transition);
+        }
+        match permit {
+            Permit::Pass(ticket) => {
+                let call = Self { number, key, ticket, started, status: None, slow: false };
+                Ok(Some(call))
+            }
+            Permit::Refuse(_) if breaker.shadow => {
+                guards.count_breaker(number, &breaker.name, Fate::Shadowed);
+                Ok(None)
+            }
+            Permit::Refuse(wait) => {
+                guards.count_breaker(number, &breaker.name, Fate::Refused);
+                guards.log("circuit breaker open: ", &breaker.name, subject);
+                let fallback = breaker.fallback.as_ref();
+                Err(Refusal {
+                    status: fallback.map_or(503, |fallback| fallback.status),
+                    grpc_status: None,
+                    details: ["meshward_breaker_open[", &breaker.name, "]"].concat(),
+                    body: fallback.map_or_else(
+                        || b"circuit breaker open".to_vec(),
+                        |fallback| fallback.body.as_bytes().to_vec(),
+                    ),
+                    headers: vec![
+                        ("x-envoy-overloaded", "true".into()),
+                        ("retry-after", wait.seconds().max(1).to_string()),
+                    ],
+                    content_type: fallback.map(|fallback| fallback.content_type.as_ref().to_owned()),
+                })
+            }
+        }
+    }
+
+    /// The response's headers have come. Returns the call unless its outcome is known and reported.
+    pub fn on_headers(mut self, active: &Rc<Active>, end_of_stream: bool) -> Option<Self> {
+        self.status = number(host::response_header(":status")).and_then(|status| u16::try_from(status).ok());
+        let breaker = active.guards.limits.config().breakers.get(self.number)?;
+        let waited = host::monotonic().map_or(0, |now| now.saturating_sub(self.started));
+        self.slow = breaker.slow_call > 0 && waited > breaker.slow_call;
+        let grpc =
+            if breaker.failures.grpc == 0 { None } else { number(host::response_header("grpc-status")) };
+        let ends = outcome(&breaker.failures, self.status.unwrap_or(0), grpc);
+        if ends == Outcome::Success && !end_of_stream {
+            return Some(self);
+        }
+        let retry_after = match ends {
+            Outcome::Success => None,
+            _ if !breaker.honour_retry_after => None,
+            _ => number(host::response_header("retry-after")),
+        };
+        self.report(active, ends, retry_after);
+        None
+    }
+
+    /// The stream has ended.
+    pub fn on_end(self, active: &Rc<Active>) {
+        /// Envoy's details of a response that broke off.
+        const BROKEN_OFF: &[u8] = b"upstream_reset_after_response_started";
+        /// The caller's side of the stream ended first.
+        const CALLER_LEFT: [&[u8]; 2] = [b"downstream_remote_disconnect", b"http2.remote_reset"];
+        let details = host::property("response\0code_details").ok().flatten();
+        let details = details.as_deref().unwrap_or_default();
+        let Some(breaker) = active.guards.limits.config().breakers.get(self.number) else { return };
+        if let Some(status) = self.status {
+            if details.starts_with(BROKEN_OFF) {
+                return self.report(active, Outcome::Failure, None);
+            }
+            // gRPC says how it went in the trailers, of which Envoy keeps the status.
+            let grpc_status = if breaker.failures.grpc == 0 { None } else { grpc_status() };
+            return self.report(active, outcome(&breaker.failures, status, grpc_status), None);
+        }
+        let caller_left = CALLER_LEFT.iter().any(|left| details.starts_with(left));
+        let patience = breaker.slow_call;
+        let waited = host::monotonic().map_or(0, |now| now.saturating_sub(self.started));
+        if caller_left && (patience == 0 || waited <= patience) {
+            // Says nothing about the callee. If it was a probe, the breaker gives it up in time.
+            return;
+        }
+        self.report(active, Outcome::Failure, None);
+    }
+
+    fn report(self, active: &Rc<Active>, ends: Outcome, retry_after: Option<u32>) {
+        let limits = &active.guards.limits;
+        let (Some(breaker), Some(settings)) =
+            (limits.config().breakers.get(self.number), limits.settings(self.number))
+        else {
+            return;
+        };
+        let Ok(now) = host::monotonic() else { return };
+        let retry_after = Wait::new(u64::from(retry_after.unwrap_or(0)) * 1_000_000_000);
+        // Jitter: only a failure can open it, and needs a random number.
+        let random =
+            if ends == Outcome::Success { 0 } else { host::random().map_or(0, |[number, _]| number as u32) };
+        let report = Report { outcome: ends, slow: self.slow, retry_after, random };
+        if let Ok(Some(transition)) =
+            circuit_breaker::report(&Host, now, self.key, settings, self.ticket, report)
+        {
+            announce(&breaker.name, transition);
+        }
+    }
+}
+
+/// Counts and logs a change of state. Exactly one worker sees it.
+fn announce(name: &str, transition: Transition) {
+    let cause = match transition.cause {
+        Cause::ConsecutiveFailures => "consecutive_failures",
+        Cause::FailureRatio => "failure_ratio",
+        Cause::SlowRatio => "slow_ratio",
+        Cause::Elapsed => "elapsed",
+        Cause::ProbeFailed => "probe_failed",
+        Cause::ProbesSucceeded => "probes_succeeded",
+    };
+    let state = state_name(transition.to);
+    let labels = [("result", state), ("reason", cause), ("policy", name)];
+    if let Ok(counter) = host::define_counter(&stats::name(stats::BREAKER_TRANSITIONS, &labels)) {
+        host::increment(counter);
+    }
+    // How many are not closed: up when one opens from Closed, down when one closes.
+    let step = match (transition.to, transition.cause) {
+        (State::Open, Cause::ProbeFailed) | (State::HalfOpen, _) => 0,
+        (State::Open, _) => 1,
+        (State::Closed, _) => -1,
+    };
+    if step != 0
+        && let Ok(gauge) = host::define_gauge(&stats::name(stats::BREAKERS_OPEN, &[("policy", name)]))
+    {
+        host::add(gauge, step);
+    }
+    let line = if transition.to == State::Open {
+        let milliseconds = (transition.open_for.nanoseconds() / 1_000_000).to_string();
+        ["circuit breaker ", name, ": open for ", &milliseconds, " ms, ", cause].concat()
+    } else {
+        ["circuit breaker ", name, ": ", state, ", ", cause].concat()
+    };
+    host::log(Level::Info, &line);
+}
+
+/// A header that is a number.
+fn number(header: Result<Option<host::HostBytes>, host::HostError>) -> Option<u32> {
+    std::str::from_utf8(&header.ok()??).ok()?.parse().ok()
+}
+
+/// Status of a gRPC answer, from its headers or trailers, as Envoy has it at the end of the stream.
+fn grpc_status() -> Option<u32> {
+    let status = host::property("response\0grpc_status").ok()??;
+    u32::try_from(u64::from_le_bytes(<[u8; 8]>::try_from(&*status).ok()?)).ok()
+}

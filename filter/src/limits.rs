@@ -1,0 +1,333 @@
+//! Rate limits and concurrency limits of one configuration, and what they leave behind: answers, counters, a log line.
+//!
+//! The engine decides; breakers are in `breaker.rs`. When the shared words cannot be had, rate and concurrency limits
+//! refuse: a limit that cannot count must not let everything through.
+
+use std::cell::{Cell, RefCell};
+
+use meshward_engine::circuit_breaker::State;
+use meshward_engine::concurrency::{self, BEAT, Member, Place};
+use meshward_engine::limits::config::{LimitsConfig, Stage};
+use meshward_engine::limits::headers::Header;
+use meshward_engine::limits::{Limits, Seed, Subject};
+use meshward_engine::policy::Policy;
+use meshward_engine::request::Request;
+use meshward_engine::stats;
+
+use crate::breaker::Call;
+use crate::dispatch::Action;
+use crate::host::{self, Counter, HostBytes, Level, LocalResponse};
+use crate::shared::{self, Host};
+
+/// gRPC status RESOURCE_EXHAUSTED, what a refused gRPC caller gets.
+const RESOURCE_EXHAUSTED: u8 = 8;
+
+thread_local! {
+    /// This VM among those that count requests in flight, and when it last said that it is alive. It belongs to the VM, not
+    /// to a configuration: requests in flight outlive one.
+    static MEMBER: RefCell<Option<(Member, u64)>> = const { RefCell::new(None) };
+}
+
+/// The limits of one configuration.
+pub struct Guards {
+    pub limits: Limits,
+    pub seed: Seed,
+    needs_destination: bool,
+    counters: Counters,
+    /// Second of the last log line of a refusal.
+    logged: Cell<u64>,
+}
+
+/// What became of a request with a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Allowed,
+    Refused,
+    /// Let pass by a limit in shadow mode that would have refused.
+    Shadowed,
+}
+
+/// An answer in place of the upstream's.
+pub struct Refusal {
+    pub status: u16,
+    pub grpc_status: Option<u8>,
+    pub details: String,
+    pub body: Vec<u8>,
+    pub headers: Vec<Header>,
+    pub content_type: Option<String>,
+}
+
+/// What one request or connection holds until it ends.
+#[derive(Default)]
+pub struct Holding {
+    places: Vec<Place>,
+    pub call: Option<Call>,
+    /// For the response.
+    headers: Vec<Header>,
+}
+
+/// What is read for the limits alone.
+#[derive(Default)]
+pub struct Extra {
+    selected: Vec<u32>,
+    destination: Option<HostBytes>,
+}
+
+impl Guards {
+    /// Takes limits that are compiled. The words are created here, see [`shared::prepare`].
+    pub fn new(limits: Limits) -> Self {
+        let config = limits.config();
+        let seed = if limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
+        if !config.concurrency.is_empty() {
+            // Without the beat the counters would be given up while requests are in flight; `enter` beats too.
+            let _ = host::set_tick_period(std::time::Duration::from_nanos(BEAT));
+        }
+        let seed = seed.unwrap_or_else(|_| {
+            host::log(Level::Error, "shared data is out of reach: rate limits refuse everything");
+            Seed([0, 0])
+        });
+        let counters = Counters::new(config);
+        let needs_destination = limits.needs_destination();
+        Self { limits, seed, needs_destination, counters, logged: Cell::new(0) }
+    }
+
+    /// Reads what the limits need besides the request. Nothing when there are no limits.
+    pub fn extra(&self, policy: &Policy, request: &Request<'_>) -> Extra {
+        let mut extra = Extra::default();
+        if !self.limits.is_empty() {
+            policy.selects(request, |number| extra.selected.extend(u32::try_from(number)));
+            if self.needs_destination {
+                extra.destination = host::property("xds\0cluster_name").ok().flatten();
+            }
+        }
+        extra
+    }
+
+    /// The limits before authorization.
+    pub fn before(&self, request: &Request<'_>, extra: &Extra) -> Result<(), Refusal> {
+        if !self.limits.has_stage(Stage::BeforeAuthorization) {
+            return Ok(());
+        }
+        self.rate(Stage::BeforeAuthorization, &extra.subject(request)).map(drop)
+    }
+
+    /// All limits of a request that is authorized. What it holds is given back when `holding` is dropped.
+    pub fn enter(&self, request: &Request<'_>, extra: &Extra, holding: &mut Holding) -> Result<(), Refusal> {
+        if self.limits.is_empty() {
+            return Ok(());
+        }
+        let subject = extra.subject(request);
+        holding.headers = self.rate(Stage::AfterAuthorization, &subject)?;
+        self.enter_concurrency(&subject, holding)?;
+        holding.call = Call::start(self, &subject)?;
+        Ok(())
+    }
+
+    fn rate(&self, stage: Stage, subject: &Subject<'_>) -> Result<Vec<Header>, Refusal> {
+        if !self.limits.has_stage(stage) {
+            return Ok(Vec::new());
+        }
+        let verdict = host::monotonic()
+            .ok()
+            .and_then(|now| self.limits.rate(&Host, self.seed, now, stage, subject).ok())
+            .ok_or_else(|| Refusal::unavailable("meshward_rate_limited[unavailable]"))?;
+        for number in &verdict.shadow {
+            self.counters.count(Kind::Rate, *number, self.rate_name(*number), Fate::Shadowed);
+        }
+        let headers = self.limits.headers(&verdict);
+        let Some(number) = verdict.refused else {
+            let mut last = None;
+            for asked in verdict.asked.iter().filter(|asked| last.replace(asked.limit) != Some(asked.limit)) {
+                self.counters.count(Kind::Rate, asked.limit, self.rate_name(asked.limit), Fate::Allowed);
+            }
+            return Ok(headers);
+        };
+        let name = self.rate_name(number);
+        self.counters.count(Kind::Rate, number, name, Fate::Refused);
+        self.log("rate limited: ", name, subject);
+        let problem = self.limits.problem(&verdict);
+        Err(Refusal {
+            status: self.limits.config().rates.get(number).map_or(429, |limit| limit.answer.status),
+            grpc_status: Some(RESOURCE_EXHAUSTED),
+            details: ["meshward_rate_limited[", name, "]"].concat(),
+            content_type: problem.is_some().then(|| "application/problem+json".to_owned()),
+            body: problem.map_or_else(|| b"rate limit exceeded".to_vec(), String::into_bytes),
+            headers,
+        })
+    }
+
+    fn enter_concurrency(&self, subject: &Subject<'_>, holding: &mut Holding) -> Result<(), Refusal> {
+        for (number, limit, key) in self.limits.concurrency(self.seed, subject) {
+            let entered =
+                with_member(|member| concurrency::enter(&Host, member, key, limit.limit).ok()).flatten();
+            let fate = match entered {
+                Some(Some(place)) => {
+                    holding.places.push(place);
+                    Fate::Allowed
+                }
+                Some(None) | None if limit.shadow => Fate::Shadowed,
+                Some(None) | None => Fate::Refused,
+            };
+            self.counters.count(Kind::Concurrency, number, &limit.name, fate);
+            if fate == Fate::Refused {
+                self.log("too many requests in flight: ", &limit.name, subject);
+                return Err(Refusal {
+                    status: 503,
+                    grpc_status: Some(RESOURCE_EXHAUSTED),
+                    details: ["meshward_too_many_in_flight[", &limit.name, "]"].concat(),
+                    body: b"too many requests in flight".to_vec(),
+                    headers: vec![("x-envoy-overloaded", "true".into()), ("retry-after", "1".into())],
+                    content_type: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what a breaker did with a request.
+    pub fn count_breaker(&self, number: usize, name: &str, fate: Fate) {
+        self.counters.count(Kind::Breaker, number, name, fate);
+    }
+
+    /// A line for the first refusal of a second: the rest is counted.
+    pub fn log(&self, what: &str, name: &str, subject: &Subject<'_>) {
+        let second = host::now().map_or(0, |now| now.as_secs());
+        if self.logged.replace(second) != second {
+            let caller = subject.request.identity();
+            let caller = caller.as_ref().map_or("a caller without an identity", |id| id.as_str());
+            host::log(Level::Info, &[what, name, " refuses ", caller].concat());
+        }
+    }
+
+    fn rate_name(&self, number: usize) -> &str {
+        self.limits.config().rates.get(number).map_or("", |limit| &limit.name)
+    }
+}
+
+/// Says that this VM is alive, if it counts anything.
+pub fn beat() {
+    let joined = MEMBER.with(|member| member.try_borrow().is_ok_and(|member| member.is_some()));
+    if joined {
+        let _ = with_member(|_| ());
+    }
+}
+
+/// Runs `work` with this VM's membership, which is renewed when it is due.
+fn with_member<T>(work: impl FnOnce(&Member) -> T) -> Option<T> {
+    let now = host::monotonic().ok()?;
+    MEMBER.with(|member| {
+        let mut member = member.try_borrow_mut().ok()?;
+        match member.as_mut() {
+            Some((one, last)) if now.saturating_sub(*last) >= BEAT => {
+                one.beat(&Host, now).ok()?;
+                *last = now;
+            }
+            Some(_) => {}
+            None => *member = Some((Member::join(&Host, now).ok()?, now)),
+        }
+        member.as_ref().map(|(one, _)| work(one))
+    })
+}
+
+impl Extra {
+    fn subject<'a>(&'a self, request: &'a Request<'a>) -> Subject<'a> {
+        Subject { request, destination: self.destination.as_deref(), selected: &self.selected }
+    }
+}
+
+impl Holding {
+    /// The response's headers have come: the caller is told what is left.
+    pub fn add_headers(&mut self) {
+        for (name, value) in self.headers.drain(..) {
+            let _ = host::add_response_header(name, &value);
+        }
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        for place in self.places.drain(..) {
+            let _ = concurrency::leave(&Host, place);
+        }
+    }
+}
+
+impl Refusal {
+    pub fn unavailable(details: &str) -> Self {
+        Self {
+            status: 503,
+            grpc_status: None,
+            details: details.to_owned(),
+            body: Vec::new(),
+            headers: vec![("retry-after", "1".into())],
+            content_type: None,
+        }
+    }
+
+    /// Answers the request with it.
+    pub fn send(&self) -> Action {
+        let mut headers: Vec<(&str, &str)> =
+            self.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        headers.extend(self.content_type.as_deref().map(|kind| ("content-type", kind)));
+        let response = LocalResponse {
+            status: self.status,
+            grpc_status: self.grpc_status,
+            details: &self.details,
+            body: &self.body,
+            headers: &headers,
+        };
+        if host::send_local_response(&response).is_err() {
+            host::log(Level::Error, "a refused request cannot be answered; it is held back");
+        }
+        Action::Pause
+    }
+}
+
+/// What a counter is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Rate,
+    Concurrency,
+    Breaker,
+}
+
+/// A counter for each limit and fate, defined when first needed.
+struct Counters([Vec<[Cell<Option<Counter>>; 3]>; 3]);
+
+impl Counters {
+    fn new(config: &LimitsConfig) -> Self {
+        let numbers = [config.rates.len(), config.concurrency.len(), config.breakers.len()];
+        Self(numbers.map(|number| (0..number).map(|_| Default::default()).collect()))
+    }
+
+    fn count(&self, kind: Kind, number: usize, name: &str, fate: Fate) {
+        let (base, label, column) = match (kind, fate) {
+            (Kind::Rate, Fate::Allowed) => (stats::RATE_LIMITS, "allow", 0),
+            (Kind::Rate, Fate::Refused) => (stats::RATE_LIMITS, "deny", 1),
+            (Kind::Rate, Fate::Shadowed) => (stats::RATE_LIMITS, "shadow_deny", 2),
+            (Kind::Concurrency, Fate::Allowed) => (stats::CONCURRENCY, "allow", 0),
+            (Kind::Concurrency, Fate::Refused) => (stats::CONCURRENCY, "deny", 1),
+            (Kind::Concurrency, Fate::Shadowed) => (stats::CONCURRENCY, "shadow_deny", 2),
+            (Kind::Breaker, Fate::Allowed) => (stats::BREAKERS, "allow", 0),
+            (Kind::Breaker, Fate::Refused) => (stats::BREAKERS, "deny", 1),
+            (Kind::Breaker, Fate::Shadowed) => (stats::BREAKERS, "shadow_deny", 2),
+        };
+        let row = self.0.get(kind as usize).and_then(|rows| rows.get(number));
+        let Some(cell) = row.and_then(|row| row.get(column)) else { return };
+        if cell.get().is_none() {
+            cell.set(host::define_counter(&stats::name(base, &[("verdict", label), ("policy", name)])).ok());
+        }
+        if let Some(counter) = cell.get() {
+            host::increment(counter);
+        }
+    }
+}
+
+/// A state's name, for logs and counters.
+pub fn state_name(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::Open => "open",
+        State::HalfOpen => "half_open",
+    }
+}
