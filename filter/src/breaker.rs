@@ -33,11 +33,11 @@ pub struct Call {
 impl Call {
     /// Asks the breaker of a request, if it has one.
     pub fn start(guards: &Guards, subject: &Subject<'_>) -> Result<Option<Self>, Refusal> {
-        let Some((number, breaker, settings, key)) = guards.limits.breaker(guards.seed, subject) else {
+        let Some((number, breaker, key)) = guards.limits.breaker(guards.seed, subject) else {
             return Ok(None);
         };
         let Ok(started) = host::monotonic() else { return Ok(None) };
-        let Ok((permit, transition)) = circuit_breaker::ask(&Host, started, key, settings) else {
+        let Ok((permit, transition)) = circuit_breaker::ask(&Host, started, key, &breaker.settings) else {
             return Ok(None);
         };
         if let Some(transition) = transition {
@@ -124,11 +124,7 @@ impl Call {
 
     fn report(self, active: &Rc<Active>, ends: Outcome, retry_after: Option<u32>) {
         let limits = &active.guards.limits;
-        let (Some(breaker), Some(settings)) =
-            (limits.config().breakers.get(self.number), limits.settings(self.number))
-        else {
-            return;
-        };
+        let Some(breaker) = limits.config().breakers.get(self.number) else { return };
         let Ok(now) = host::monotonic() else { return };
         let retry_after = Wait::new(u64::from(retry_after.unwrap_or(0)) * 1_000_000_000);
         // Jitter: only a failure can open it, and needs a random number.
@@ -136,7 +132,7 @@ impl Call {
             if ends == Outcome::Success { 0 } else { host::random().map_or(0, |[number, _]| number as u32) };
         let report = Report { outcome: ends, slow: self.slow, retry_after, random };
         if let Ok(Some(transition)) =
-            circuit_breaker::report(&Host, now, self.key, settings, self.ticket, report)
+            circuit_breaker::report(&Host, now, self.key, &breaker.settings, self.ticket, report)
         {
             announce(&breaker.name, transition);
         }

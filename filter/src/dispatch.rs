@@ -136,6 +136,7 @@ extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> Action {
 }
 
 /// 0: the response continues, always.
+#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_headers(id: u32, _: usize, end_of_stream: u32) -> u32 {
     with(
@@ -150,23 +151,31 @@ extern "C" fn proxy_on_response_headers(id: u32, _: usize, end_of_stream: u32) -
     )
 }
 
+#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_log(id: u32) {
     with(
         || (),
         |contexts| match contexts.get(id) {
-            Some(Context::Http(http)) => Some(http.on_log()),
+            Some(Context::Http(http)) => {
+                http.on_log();
+                Some(())
+            }
             _ => None,
         },
     );
 }
 
+#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(id: u32) {
     with(
         || (),
         |contexts| match contexts.get(id) {
-            Some(Context::Root(root)) => Some(root.on_tick()),
+            Some(Context::Root(root)) => {
+                root.on_tick();
+                Some(())
+            }
             _ => None,
         },
     );

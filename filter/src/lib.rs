@@ -16,6 +16,11 @@
 //! INVARIANT: no panic. A panic takes the worker's VM down, and a caller who can cause one can deny service. So no
 //! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no host call of the SDK's.
 
+#![cfg_attr(
+    not(feature = "limits"),
+    allow(dead_code, reason = "what only the limits use stays compiled, and unreached")
+)]
+
 mod attributes;
 mod breaker;
 mod dispatch;

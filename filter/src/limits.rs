@@ -19,6 +19,9 @@ use crate::dispatch::Action;
 use crate::host::{self, Counter, HostBytes, Level, LocalResponse};
 use crate::shared::{self, Host};
 
+/// Whether this module was built with limits at all.
+pub const BUILT: bool = cfg!(feature = "limits");
+
 /// gRPC status RESOURCE_EXHAUSTED, what a refused gRPC caller gets.
 const RESOURCE_EXHAUSTED: u8 = 8;
 
@@ -77,8 +80,8 @@ impl Guards {
     /// Takes limits that are compiled. The words are created here, see [`shared::prepare`].
     pub fn new(limits: Limits) -> Self {
         let config = limits.config();
-        let seed = if limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
-        if !config.concurrency.is_empty() {
+        let seed = if !BUILT || limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
+        if BUILT && !config.concurrency.is_empty() {
             // Without the beat the counters would be given up while requests are in flight; `enter` beats too.
             let _ = host::set_tick_period(std::time::Duration::from_nanos(BEAT));
         }
@@ -94,7 +97,7 @@ impl Guards {
     /// Reads what the limits need besides the request. Nothing when there are no limits.
     pub fn extra(&self, policy: &Policy, request: &Request<'_>) -> Extra {
         let mut extra = Extra::default();
-        if !self.limits.is_empty() {
+        if BUILT && !self.limits.is_empty() {
             policy.selects(request, |number| extra.selected.extend(u32::try_from(number)));
             if self.needs_destination {
                 extra.destination = host::property("xds\0cluster_name").ok().flatten();
@@ -105,7 +108,7 @@ impl Guards {
 
     /// The limits before authorization.
     pub fn before(&self, request: &Request<'_>, extra: &Extra) -> Result<(), Refusal> {
-        if !self.limits.has_stage(Stage::BeforeAuthorization) {
+        if !BUILT || !self.limits.has_stage(Stage::BeforeAuthorization) {
             return Ok(());
         }
         self.rate(Stage::BeforeAuthorization, &extra.subject(request)).map(drop)
@@ -113,7 +116,7 @@ impl Guards {
 
     /// All limits of a request that is authorized. What it holds is given back when `holding` is dropped.
     pub fn enter(&self, request: &Request<'_>, extra: &Extra, holding: &mut Holding) -> Result<(), Refusal> {
-        if self.limits.is_empty() {
+        if !BUILT || self.limits.is_empty() {
             return Ok(());
         }
         let subject = extra.subject(request);

@@ -93,6 +93,13 @@ fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {
     let bytes = host::plugin_configuration(size).map_err(Refusal::Unreadable)?;
     let config = PluginConfig::decode(&bytes)?;
     let protocol = config.protocol;
-    let limits = Limits::compile(&config.limits, config.selectors.len())?;
-    Ok((Policy::compile(&config)?, protocol, limits))
+    let policy = Policy::compile(&config)?;
+    if !limits::BUILT && !config.limits.is_empty() {
+        return Err(ConfigError::Other(
+            "it has limits, and this module was built without (`--features limits`)",
+        )
+        .into());
+    }
+    let limits = Limits::compile(config.limits, config.selectors.len())?;
+    Ok((policy, protocol, limits))
 }

@@ -60,8 +60,7 @@ impl Settings {
 
     /// The longest time that it can stay open at a time.
     fn longest(&self) -> Nanoseconds {
-        let jitter = u128::from(self.max_backoff) * u128::from(self.jitter_permille) / 1000;
-        self.max_backoff.saturating_add(u64::try_from(jitter).unwrap_or(u64::MAX))
+        self.max_backoff.saturating_add(thousandths(self.max_backoff, self.jitter_permille.into()))
     }
 }
 
@@ -334,8 +333,8 @@ impl Entry {
         let doubled =
             settings.backoff.saturating_mul(1u64.checked_shl(self.openings.into()).unwrap_or(u64::MAX));
         let backoff = doubled.min(settings.max_backoff);
-        let most = u128::from(backoff) * u128::from(settings.jitter_permille) / 1000;
-        let jitter = u64::try_from((most * u128::from(report.random)) >> 32).unwrap_or(u64::MAX);
+        let most = thousandths(backoff, settings.jitter_permille.into());
+        let jitter = thousandths(most, (u64::from(report.random) * 1001) >> 32);
         let asked = report.retry_after.nanoseconds().min(settings.max_backoff);
         let open_for = backoff.saturating_add(jitter).max(asked);
         *self = Entry {
@@ -347,6 +346,11 @@ impl Entry {
         };
         Transition { to: State::Open, cause, open_for: Wait::new(open_for) }
     }
+}
+
+/// So many thousandths of a time, to the microsecond.
+fn thousandths(time: Nanoseconds, parts: u64) -> Nanoseconds {
+    (time / 1000).saturating_mul(parts)
 }
 
 #[cfg(test)]

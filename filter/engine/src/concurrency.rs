@@ -86,7 +86,8 @@ impl Member {
                 }
             };
             word.clear();
-            word.extend_from_slice(&u128::from(last_given).to_le_bytes());
+            word.extend_from_slice(&u64::from(last_given).to_le_bytes());
+            word.extend_from_slice(&[0; 8]);
             for (number, beat) in &members {
                 word.extend_from_slice(&u64::from(*number).to_le_bytes());
                 word.extend_from_slice(&beat.to_le_bytes());

@@ -16,6 +16,7 @@ use crate::shared_words::{SharedWords, Unavailable};
 
 pub mod config;
 pub mod headers;
+pub(crate) mod wire;
 
 use config::{Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, Override, RateLimit, Stage, Window};
 
@@ -36,7 +37,6 @@ pub struct Limits {
     config: LimitsConfig,
     rates: Vec<Vec<Rate>>,
     overrides: Vec<Vec<Vec<Rate>>>,
-    breakers: Vec<circuit_breaker::Settings>,
 }
 
 /// What is known of one request besides [`Request`].
@@ -76,19 +76,19 @@ pub struct Asked {
 
 impl Limits {
     /// Checks the limits. `selectors` is how many there are.
-    pub fn compile(config: &LimitsConfig, selectors: usize) -> Result<Self, ConfigError> {
-        let mut limits = Self { config: config.clone(), rates: vec![], overrides: vec![], breakers: vec![] };
+    pub fn compile(config: LimitsConfig, selectors: usize) -> Result<Self, ConfigError> {
+        let (mut all_rates, mut all_overrides) = (Vec::new(), Vec::new());
         for limit in &config.rates {
             let known = known(limit.selector, &limit.key, selectors);
             let known = known && limit.overrides.iter().all(|one| is_below(one.selector, selectors));
             check(known, "a rate limit selects by rules that are not there")?;
             check(!limit.windows.is_empty() && limit.cost > 0, "a rate limit needs a window and a cost")?;
             check((400..600).contains(&limit.answer.status), "a rate limit answers with an error")?;
-            limits.rates.push(rates(&limit.windows, limit.cost)?);
+            all_rates.push(rates(&limit.windows, limit.cost)?);
             let same = |one: &Override| one.windows.is_empty() || one.windows.len() == limit.windows.len();
             check(limit.overrides.iter().all(same), "an override has as many windows as its limit, or none")?;
             let overrides = limit.overrides.iter().map(|one| rates(&one.windows, limit.cost));
-            limits.overrides.push(overrides.collect::<Result<_, _>>()?);
+            all_overrides.push(overrides.collect::<Result<_, _>>()?);
         }
         for limit in &config.concurrency {
             let known = known(limit.selector, &limit.key, selectors);
@@ -100,17 +100,15 @@ impl Limits {
         for breaker in &config.breakers {
             let known = known(breaker.selector, &breaker.key, selectors);
             check(known, "a breaker selects by rules that are not there")?;
-            let settings = settings(breaker);
-            settings.fault().map_or(Ok(()), |fault| Err(ConfigError::Other(fault)))?;
-            limits.breakers.push(settings);
+            breaker.settings.fault().map_or(Ok(()), |fault| Err(ConfigError::Other(fault)))?;
         }
-        Ok(limits)
+        Ok(Self { config, rates: all_rates, overrides: all_overrides })
     }
 
     /// Whether there is nothing to ask.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.config == LimitsConfig::NONE
+        self.config.is_empty()
     }
 
     /// What was compiled.
@@ -222,18 +220,11 @@ impl Limits {
         &self,
         seed: Seed,
         subject: &Subject<'_>,
-    ) -> Option<(usize, &Breaker, &circuit_breaker::Settings, circuit_breaker::Key)> {
-        let mut breakers = self.config.breakers.iter().zip(&self.breakers).enumerate();
-        let (number, (breaker, settings)) =
-            breakers.find(|(_, (one, _))| subject.is_selected(one.selector))?;
+    ) -> Option<(usize, &Breaker, circuit_breaker::Key)> {
+        let mut breakers = self.config.breakers.iter().enumerate();
+        let (number, breaker) = breakers.find(|(_, one)| subject.is_selected(one.selector))?;
         let hash = subject.hash(seed, &breaker.name, b'b', 0, breaker.key.iter());
-        Some((number, breaker, settings, circuit_breaker::Key::new(hash)))
-    }
-
-    /// The settings of a breaker, by its position.
-    #[must_use]
-    pub fn settings(&self, breaker: usize) -> Option<&circuit_breaker::Settings> {
-        self.breakers.get(breaker)
+        Some((number, breaker, circuit_breaker::Key::new(hash)))
     }
 
     /// The window that was asked.
@@ -365,22 +356,6 @@ fn rates(windows: &[Window], cost: u32) -> Result<Vec<Rate>, ConfigError> {
             .map_err(|_| ConfigError::Other("a window of a rate limit is out of range"))
     };
     windows.iter().map(rate).collect()
-}
-
-fn settings(breaker: &Breaker) -> circuit_breaker::Settings {
-    let settings = &breaker.settings;
-    circuit_breaker::Settings {
-        consecutive_failures: settings.consecutive_failures,
-        failure_permille: settings.failure_permille,
-        slow_permille: settings.slow_permille,
-        window: settings.window,
-        min_requests: settings.min_requests,
-        backoff: settings.backoff,
-        max_backoff: settings.max_backoff,
-        jitter_permille: settings.jitter_permille,
-        probes: settings.probes,
-        probe_timeout: settings.probe_timeout,
-    }
 }
 
 /// How an answer counts for a breaker.

@@ -10,8 +10,8 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
-    AcceptedPeers, ConfigError, DefaultAction, IdentityMode, LimitsConfig, PathGuard, PluginConfig, Protocol,
-    Role, TrustDomain,
+    AcceptedPeers, ConfigError, DefaultAction, IdentityMode, PathGuard, PluginConfig, Protocol, Role,
+    TrustDomain,
 };
 use crate::pattern::Text;
 
@@ -36,7 +36,9 @@ struct Wire<'a> {
     trust_domain: TrustDomain,
     trust_domain_aliases: Vec<TrustDomain>,
     accepted_peers: AcceptedPeers,
-    limits: LimitsConfig,
+    /// See [`crate::limits::wire`].
+    limits: Vec<u64>,
+    limit_texts: Vec<&'a str>,
     /// See [`write::texts`].
     texts: &'a [u8],
     /// See [`write::Body`].
@@ -64,6 +66,7 @@ mod pattern_kind {
 /// See [`PluginConfig::encode`].
 pub fn encode(config: &PluginConfig) -> Result<Vec<u8>, ConfigError> {
     let (texts, body) = write::policies(config)?;
+    let limits = crate::limits::wire::write(&config.limits);
     let wire = Wire {
         role: config.role,
         protocol: config.protocol,
@@ -75,7 +78,8 @@ pub fn encode(config: &PluginConfig) -> Result<Vec<u8>, ConfigError> {
         trust_domain: config.trust_domain.clone(),
         trust_domain_aliases: config.trust_domain_aliases.clone(),
         accepted_peers: config.accepted_peers.clone(),
-        limits: config.limits.clone(),
+        limits: limits.numbers,
+        limit_texts: limits.texts,
         texts: &texts,
         body: &body,
     };
@@ -111,7 +115,8 @@ pub fn decode(bytes: &[u8]) -> Result<PluginConfig, ConfigError> {
         revoked: policies.revoked,
         policies: policies.policies,
         selectors: policies.selectors,
-        limits: wire.limits,
+        limits: crate::limits::wire::read(&wire.limits, &wire.limit_texts)
+            .ok_or(ConfigError::Damaged("its limits are garbled"))?,
     })
 }
 

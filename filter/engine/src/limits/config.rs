@@ -3,13 +3,12 @@
 //! Which requests a limit is for is a *selector*: a position in [`crate::config::PluginConfig::selectors`], whose
 //! rules are those of an AuthorizationPolicy. All times are nanoseconds.
 
-use serde::{Deserialize, Serialize};
-
+pub use crate::circuit_breaker::Settings as BreakerSettings;
 use crate::config::DenyResponse;
 use crate::pattern::Text;
 
 /// All limits of one place.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LimitsConfig {
     /// Rate limits, each asked on its own; a request is refused if one refuses.
     pub rates: Vec<RateLimit>,
@@ -22,10 +21,16 @@ pub struct LimitsConfig {
 impl LimitsConfig {
     /// No limits.
     pub const NONE: Self = Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new() };
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rates.is_empty() && self.concurrency.is_empty() && self.breakers.is_empty()
+    }
 }
 
 /// One limit of a RateLimitPolicy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateLimit {
     /// `namespace/policy/limit`: what the state is kept under. A policy that is loaded again under this name finds it.
     pub name: Text,
@@ -48,7 +53,7 @@ pub struct RateLimit {
 }
 
 /// When a limit is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Before authorization: denied requests cost too. Against floods.
     BeforeAuthorization,
@@ -57,7 +62,7 @@ pub enum Stage {
 }
 
 /// A rate with a burst.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// What callers are shown in `RateLimit-Policy`: printable ASCII without `"` and `\`.
     pub name: Text,
@@ -70,7 +75,7 @@ pub struct Window {
 }
 
 /// Other windows for some callers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     /// For which requests.
     pub selector: u32,
@@ -80,7 +85,7 @@ pub struct Override {
 
 /// What tells buckets (or breakers, or counters) apart. What is absent is a value of its own, shared by all who lack it:
 /// leaving a header out is no way around a limit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyPart {
     /// The caller's SPIFFE ID.
     Identity,
@@ -109,7 +114,7 @@ impl KeyPart {
 }
 
 /// What a refused caller gets, and which headers an admitted one gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RateAnswer {
     /// 400 to 599, usually 429.
     pub status: u16,
@@ -120,7 +125,7 @@ pub struct RateAnswer {
 }
 
 /// On which answers the limit is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HeaderMode {
     /// On none (`retry-after` is there all the same).
     Never,
@@ -131,7 +136,7 @@ pub enum HeaderMode {
 }
 
 /// Most requests in flight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConcurrencyLimit {
     /// `namespace/policy/limit`.
     pub name: Text,
@@ -146,7 +151,7 @@ pub struct ConcurrencyLimit {
 }
 
 /// One circuit breaker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breaker {
     /// `namespace/policy/breaker`.
     pub name: Text,
@@ -168,33 +173,8 @@ pub struct Breaker {
     pub shadow: bool,
 }
 
-/// See [`crate::circuit_breaker::Settings`], whose fields these are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BreakerSettings {
-    /// Opens after so many failures in a row; 0: never for that reason.
-    pub consecutive_failures: u32,
-    /// Opens at so many failures of 1000; 0: never for that reason.
-    pub failure_permille: u16,
-    /// Opens at so many slow answers of 1000; 0: never for that reason.
-    pub slow_permille: u16,
-    /// Length of the window of the ratios.
-    pub window: u64,
-    /// Requests in the window before a ratio counts.
-    pub min_requests: u32,
-    /// First time open.
-    pub backoff: u64,
-    /// Longest time open.
-    pub max_backoff: u64,
-    /// Added at random, in thousandths of the time open.
-    pub jitter_permille: u16,
-    /// Probes in HalfOpen.
-    pub probes: u8,
-    /// A probe without an outcome is given up after it.
-    pub probe_timeout: u64,
-}
-
 /// What is a failure. A stream that ends without an answer (reset, timeout, no connection) always is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failures {
     /// HTTP statuses, ranges with both ends.
     pub statuses: Vec<(u16, u16)>,

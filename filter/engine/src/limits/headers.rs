@@ -108,15 +108,16 @@ fn quota<'a>(window: &'a Window, asked: &Asked, refused: bool) -> Quota<'a> {
     /// Windows are told in whole seconds.
     const SECOND: u64 = 1_000_000_000;
     let seconds = window.period.div_ceil(SECOND).max(1);
-    let requests =
-        u128::from(window.requests) * u128::from(seconds) * u128::from(SECOND) / u128::from(window.period);
+    // In milliseconds, so that the product fits; a window shorter than one is told by its requests.
+    let period = (window.period / 1_000_000).max(1);
+    let requests = u64::from(window.requests).saturating_mul(seconds * 1000) / period;
     // A refusal's `t` is not before what `retry-after` says of the same window (section "Retry-After" of the draft).
     let waits = asked.level.wait.nanoseconds() > 0;
     let reset = if refused && waits { asked.level.wait.seconds().max(1) } else { asked.level.next.seconds() };
     Quota {
         name: &window.name,
         limit: window.burst,
-        window: Some((u64::try_from(requests).unwrap_or(u64::MAX), seconds)),
+        window: Some((requests, seconds)),
         remaining: asked.level.remaining,
         reset,
     }

@@ -28,7 +28,7 @@ fn limit(key: Vec<KeyPart>, windows: Vec<Window>) -> RateLimit {
 }
 
 fn limits(rates: Vec<RateLimit>) -> Limits {
-    Limits::compile(&LimitsConfig { rates, ..LimitsConfig::NONE }, 4).unwrap()
+    Limits::compile(LimitsConfig { rates, ..LimitsConfig::NONE }, 4).unwrap()
 }
 
 fn caller(id: &'static str) -> Request<'static> {
@@ -177,7 +177,7 @@ fn clone_into(from: &Memory, to: &Memory) {
 #[test]
 fn a_configuration_that_makes_no_sense_is_refused() {
     let refused =
-        |rates: Vec<RateLimit>| Limits::compile(&LimitsConfig { rates, ..LimitsConfig::NONE }, 1).is_err();
+        |rates: Vec<RateLimit>| Limits::compile(LimitsConfig { rates, ..LimitsConfig::NONE }, 1).is_err();
     assert!(!refused(vec![limit(vec![], vec![window(1, 1, 1)])]));
     assert!(refused(vec![limit(vec![], vec![])]));
     assert!(refused(vec![limit(vec![], vec![window(0, 1, 1)])]));
