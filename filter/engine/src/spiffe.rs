@@ -211,6 +211,10 @@ impl fmt::Debug for SpiffeId {
 }
 
 /// The name of a trust domain, for example `example.org`. SPIFFE-ID section 2.1.
+///
+/// Istio itself checks no more of a mesh's `trustDomain` than that it is a host name, and of `trustDomains` in a policy that
+/// there is no `/`; so it takes `Example.ORG`, for which no valid SPIFFE ID exists. Here that is an error where a name
+/// is written out, and a pattern that never matches where one is compared.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct TrustDomain(Arc<str>);
