@@ -44,8 +44,12 @@ pub fn load(documents: &[Document], namespace: &str, mistakes: &mut Vec<Diagnost
     for document in documents {
         match document.kind.value.as_str() {
             "AuthorizationPolicy" => {
+                let before = mistakes.len();
                 if let Some(written) = read::document(document, mistakes) {
-                    policies.authorization.extend(authorization(document, written, namespace, mistakes));
+                    let whole = mistakes.len() == before;
+                    policies
+                        .authorization
+                        .extend(authorization(document, written, whole, namespace, mistakes));
                 }
             }
             "PeerAuthentication" => {
@@ -87,9 +91,11 @@ fn unique<'a>(
     }
 }
 
+/// `whole`: nothing was set aside while reading. Where something was, what is missing may well be there.
 fn authorization(
     document: &Document,
     written: model::AuthorizationPolicy,
+    whole: bool,
     namespace: &str,
     mistakes: &mut Vec<Diagnostic>,
 ) -> Option<AuthorizationPolicy> {
@@ -104,7 +110,7 @@ fn authorization(
     let headers = annotations.repeated_headers(mistakes);
     let target = target::target(document, &spec, &namespace, mistakes);
     let rules = spec.rules.unwrap_or_default();
-    if action == Some(config::Action::Deny) && rules.is_empty() {
+    if whole && action == Some(config::Action::Deny) && rules.is_empty() {
         let span =
             spec.action.as_ref().map_or_else(|| document.kind.span.clone(), |action| action.span.clone());
         mistakes.push(
@@ -116,10 +122,12 @@ fn authorization(
     let rules = rules
         .value
         .into_iter()
-        .map(|written| rule::Reader { document, namespace: &namespace, headers, mistakes }.rule(written))
+        .map(|written| {
+            rule::Reader { document, whole, namespace: &namespace, headers, mistakes }.rule(written)
+        })
         .collect();
     let action = action?;
-    (mistakes.len() == before).then(|| AuthorizationPolicy {
+    (whole && mistakes.len() == before).then(|| AuthorizationPolicy {
         source: Arc::clone(&document.source),
         name: written.metadata.name,
         namespace,

@@ -27,6 +27,9 @@ pub mod model;
 pub mod peer;
 pub mod select;
 
+#[cfg(test)]
+mod tests;
+
 pub use authorization::AuthorizationPolicy;
 pub use check::{Policies, load};
 pub use compile::{Compiled, Names, PortMap, compile_for};

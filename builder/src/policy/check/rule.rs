@@ -15,6 +15,8 @@ const MOST_ACCOUNTS: usize = 16;
 
 pub(super) struct Reader<'a> {
     pub document: &'a Document,
+    /// Nothing was set aside while reading, so what is missing is missing.
+    pub whole: bool,
     /// The policy's own.
     pub namespace: &'a str,
     pub headers: HeaderMode,
@@ -47,6 +49,7 @@ impl Reader<'_> {
     fn not_empty<T>(&mut self, name: &str, list: Option<&Spanned<Vec<T>>>) {
         if let Some(list) = list
             && list.is_empty()
+            && self.whole
         {
             let help = "leave it out to match anything, or say what it matches";
             self.error("empty-list", format!("`{name}` is there and has no entries"), &list.span, help);
@@ -55,6 +58,9 @@ impl Reader<'_> {
 
     fn source(&mut self, from: &Spanned<model::From>) -> Option<Clause> {
         let Some(source) = &from.source else {
+            if !self.whole {
+                return None;
+            }
             let help = "write `- source: {…}`, or leave `from` out to match any caller";
             self.error("empty-source", "an entry of `from` has no `source`".to_owned(), &from.span, help);
             return None;
@@ -93,6 +99,9 @@ impl Reader<'_> {
 
     fn operation(&mut self, to: &Spanned<model::To>) -> Option<Clause> {
         let Some(operation) = &to.operation else {
+            if !self.whole {
+                return None;
+            }
             let help = "write `- operation: {…}`, or leave `to` out to match anything";
             self.error("empty-operation", "an entry of `to` has no `operation`".to_owned(), &to.span, help);
             return None;
@@ -123,6 +132,9 @@ impl Reader<'_> {
         matches: Vec<Match>,
         silent: bool,
     ) -> Option<Clause> {
+        if silent && !self.whole {
+            return None;
+        }
         if silent {
             let message = format!("`{name}` says nothing");
             let help = "leave it out to match anything, or say what it matches";
@@ -147,7 +159,7 @@ impl Reader<'_> {
                 return Vec::new();
             }
         };
-        if condition.values.is_none() && condition.not_values.is_none() {
+        if self.whole && condition.values.is_none() && condition.not_values.is_none() {
             let message = format!("the condition on `{}` has neither `values` nor `notValues`", key.value);
             self.error("no-values", message, &key.span, "say at least one of them");
         }
