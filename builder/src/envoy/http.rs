@@ -1,7 +1,7 @@
 //! The HTTP connection managers: one hardened form, three uses.
 //!
 //! `use_remote_address` is true wherever somebody else connects: what the filter reads as the source address is then the
-//! peer that is really connected, whatever `x-forwarded-for` says (SEMANTICS 4.4), so that `ipBlocks` cannot be talked
+//! peer that is really connected, whatever `x-forwarded-for` says (SEMANTICS.md), so that `ipBlocks` cannot be talked
 //! round. And nobody counts as "internal": `x-envoy-*` of a caller steers no timeout and no retry here.
 
 use super::access_log;

@@ -1,5 +1,5 @@
 //! What the rendered listener makes of a path before the filter sees it: `normalize_path`, `merge_slashes`, escaped
-//! slashes refused, a fragment refused (SEMANTICS 4.4).
+//! slashes refused, a fragment refused (SEMANTICS.md, Paths).
 //!
 //! Measured on Envoy 1.40.0; `tests/path_vectors.rs` compares with the measurements. Deliberately absent: anything that
 //! the codec refuses before (a space, a control byte).

@@ -1,7 +1,7 @@
 //! The obviously right interpreter: every policy, every rule, every value, in order.
 //!
 //! The index of [`crate::policy`] must agree with it; property tests compare the two. Slow on purpose, and written
-//! after SEMANTICS 4.1 to 4.4 line by line, sharing with the index only the comparison of single values.
+//! after SEMANTICS.md line by line, sharing with the index only the comparison of single values.
 
 use core::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::policy;
 use crate::request::{Field, Peer, Request};
 use crate::spiffe::SpiffeIdRef;
 
-/// Decides as SEMANTICS 4.1 says.
+/// Decides as SEMANTICS.md says.
 #[must_use]
 pub fn decide(config: &PluginConfig, request: &Request) -> Decision {
     let refuse = |reason| Decision { reason, rule: None, audit: None, shadow: Shadow::default() };

@@ -1,6 +1,6 @@
 //! Refuses paths that two parsers could read differently, so that a rule and the application see one path.
 //!
-//! SEMANTICS 4.4. The listener normalizes before (`normalize_path`, `merge_slashes`); this holds whatever the listener
+//! SEMANTICS.md, Paths. The listener normalizes before (`normalize_path`, `merge_slashes`); this holds whatever the listener
 //! does. Deliberately absent: rewriting. What is left after the listener's normalization and still ambiguous is
 //! refused with 400.
 

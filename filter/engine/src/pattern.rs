@@ -1,4 +1,4 @@
-//! What a value is compared with, and the grammar of Istio's strings (SEMANTICS 4.3).
+//! What a value is compared with, and the grammar of Istio's strings (SEMANTICS.md, Strings).
 //!
 //! Parsing text is the builder's side; the filter gets [`Pattern`]s ready made. Deliberately absent: regular
 //! expressions. A `*` where Istio silently takes it literally is an error here.

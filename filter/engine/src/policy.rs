@@ -1,6 +1,6 @@
 //! A configuration made ready to decide: [`Policy::compile`] once, [`Policy::decide`] per request.
 //!
-//! Order of evaluation, SEMANTICS 4.1: path guard, identity, AUDIT and dry-run (reported only), DENY, ALLOW, default.
+//! Order of evaluation, SEMANTICS.md: path guard, identity, AUDIT and dry-run (reported only), DENY, ALLOW, default.
 //!
 //! Attribution: when several rules of one action match, the one reported is the first in the order of Istio's names
 //! `ns[<ns>]-policy[<name>]-rule[<i>]`, compared as text; so `rule[10]` comes before `rule[2]`, as in Envoy.

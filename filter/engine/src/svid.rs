@@ -1,7 +1,7 @@
 //! The peer's leaf certificate: is it an X509-SVID, and whose.
 //!
 //! TLS has checked the chain, the signature and the time before; here are the rules that TLS does not know,
-//! [X509-SVID] sections 2 to 5 (SEMANTICS 4.5). Deliberately absent: chains, signatures, intermediate certificates.
+//! [X509-SVID] sections 2 to 5 (SEMANTICS.md, Identity). Deliberately absent: chains, signatures, intermediate certificates.
 //!
 //! [X509-SVID]: https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 
