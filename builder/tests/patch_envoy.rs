@@ -191,3 +191,97 @@ fn what_envoy_accepts_it_accepts_patched() {
     assert!(good > 5, "only {good} were tried");
     assert!(refused.iter().all(|line| line.contains("router")), "refused without need: {refused:#?}");
 }
+
+/// The ports of the inbound HTTP listeners in plaintext, and nothing that needs TLS or another transport.
+fn http_ports(text: &str) -> Vec<u32> {
+    use meshward_builder::patch::{envoy, tree::Tree};
+    let tree = Tree::parse(text).unwrap();
+    let listeners = envoy::listeners(&tree, tree.documents()[0]);
+    let plain = listeners.iter().filter(|listener| {
+        !listener.outbound
+            && listener.chains.len() == 1
+            && listener.chains.iter().all(|chain| {
+                let matched = envoy::field(&tree, chain.node, "filter_chain_match").is_some();
+                let secured = envoy::field(&tree, chain.node, "transport_socket").is_some();
+                !matched && !secured && chain.filters.len() == 1 && chain.filters[0].is_manager()
+            })
+            && envoy::field(&tree, listener.node, "listener_filters").is_none()
+    });
+    plain.filter_map(|listener| listener.port).collect()
+}
+
+/// The status of `GET /` with that header; none if nobody answers in HTTP/1.1.
+fn get(port: u32, header: &str) -> Option<u16> {
+    use std::io::{Read as _, Write as _};
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).ok()?));
+    let mut stream =
+        std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).ok()?;
+    write!(stream, "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n").ok()?;
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).ok()?;
+    std::str::from_utf8(&answer).ok()?.strip_prefix("HTTP/1.1 ")?.parse().ok()
+}
+
+/// In a network namespace of its own (`unshare -n`, loopback up): the ports are the configurations' own. The module must
+/// let through what has `x-allow: 1` and nothing else, by setting the property `meshward` to `allow`.
+#[test]
+fn patched_envoys_serve_and_enforce() {
+    let index = std::fs::read_to_string(corpus().join("index.json"));
+    let module = std::env::var_os("MESHWARD_FILTER").map(PathBuf::from);
+    let wanted = std::env::var_os("MESHWARD_PATCH_SERVE");
+    let (Ok(index), Some(envoy), Some(module), Some(_)) = (index, envoy(), module, wanted) else {
+        println!(
+            "SKIPPED: patched configurations that serve: needs the corpus, ENVOY, MESHWARD_FILTER and MESHWARD_PATCH_SERVE=1"
+        );
+        return;
+    };
+    let plugin = Plugin {
+        wasm: module.to_str().unwrap().to_owned(),
+        configurations: Configurations::default(),
+        discovery: None,
+    };
+    let (mut enforced, mut silent, mut wrong) = (0, Vec::new(), Vec::new());
+    for unit in units(&serde_json::from_str(&index).unwrap()).iter().filter(|unit| unit.stubs.is_empty()) {
+        let text = std::fs::read_to_string(corpus().join(&unit.path)).unwrap();
+        let Ok(outcome) = patch(&text, &plugin, &Selection::default(), false) else { continue };
+        let ports = http_ports(&text);
+        if outcome.failed() || outcome.done.is_empty() || ports.is_empty() {
+            continue;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(if unit.path.ends_with(".json") { "envoy.json" } else { "envoy.yaml" });
+        std::fs::write(&file, &outcome.text).unwrap();
+        let mut command = Command::new(&envoy);
+        command.args(["-l", "off", "--concurrency", "1", "--use-dynamic-base-id", "--service-node", "n"]);
+        command.args(["--service-cluster", "c", "-c"]).arg(&file).current_dir(folder.path());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut child = command.spawn().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(6);
+        let mut answered = None;
+        while answered.is_none()
+            && std::time::Instant::now() < deadline
+            && child.try_wait().unwrap().is_none()
+        {
+            answered = get(ports[0], "");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        match answered {
+            None => silent.push(unit.path.clone()),
+            Some(_) => {
+                for port in ports {
+                    match (get(port, ""), get(port, "x-allow: 1\r\n")) {
+                        (Some(403), Some(allowed)) if allowed != 403 => enforced += 1,
+                        other => wrong.push(format!("{} port {port}: {other:?}", unit.path)),
+                    }
+                }
+            }
+        }
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    println!("{enforced} listeners enforce; {} never answered; {} answer wrongly", silent.len(), wrong.len());
+    println!("silent: {silent:#?}\nwrong: {wrong:#?}");
+    assert!(enforced >= 20, "only {enforced} listeners were seen to enforce");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}

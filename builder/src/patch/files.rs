@@ -49,7 +49,12 @@ pub fn read(paths: &[PathBuf]) -> Result<Vec<Input>, Failure> {
     }
     let mut at = 0;
     while let Some(input) = inputs.get(at).cloned() {
-        for file in generated(&input) {
+        let files = generated(&input);
+        // What a kustomization is about is in its files: that is where something has to be found.
+        if let Some(kustomization) = inputs.get_mut(at).filter(|_| !files.is_empty()) {
+            kustomization.named = false;
+        }
+        for file in files {
             if let Err(mistake) = add(&file, false, &mut inputs) {
                 mistakes
                     .push(mistake.help(format!("{} names it in `configMapGenerator`", input.source.name)));

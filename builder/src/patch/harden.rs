@@ -201,12 +201,6 @@ fn transport(tree: &Tree, name: &str, chain: &Chain) -> Vec<Problem> {
         return vec![Problem { finding: warning("plaintext", message, chain.node, help), mends: Vec::new() }];
     };
     let mut found = Vec::new();
-    if !is_true(tree, context, "require_client_certificate") {
-        let message = format!("{name} does not require a client certificate");
-        let help = "set `require_client_certificate: true`, or let --harden do it";
-        let mends = vec![Mend { mapping: context, key: "require_client_certificate", value: "true" }];
-        found.push(Problem { finding: warning("no-client-certificate", message, context, help), mends });
-    }
     let common = envoy::field(tree, context, "common_tls_context");
     let validation = common.and_then(|common| {
         envoy::field(tree, common, "validation_context").or_else(|| {
@@ -216,6 +210,17 @@ fn transport(tree: &Tree, name: &str, chain: &Chain) -> Vec<Problem> {
     });
     let elsewhere =
         common.and_then(|common| envoy::field(tree, common, "validation_context_sds_secret_config"));
+    if !is_true(tree, context, "require_client_certificate") {
+        let message = format!("{name} does not require a client certificate");
+        // Without a CA a certificate says nothing, and for QUIC Envoy refuses to require one.
+        let (help, mends) = if validation.is_none() && elsewhere.is_none() {
+            ("give it a CA to check them by, and set `require_client_certificate: true`", Vec::new())
+        } else {
+            let mend = Mend { mapping: context, key: "require_client_certificate", value: "true" };
+            ("set `require_client_certificate: true`, or let --harden do it", vec![mend])
+        };
+        found.push(Problem { finding: warning("no-client-certificate", message, context, help), mends });
+    }
     match (validation, elsewhere) {
         (Some(validation), _) => {
             let trust =
@@ -276,7 +281,7 @@ fn head(tree: &Tree, node: NodeId) -> std::ops::Range<usize> {
 mod tests {
     use super::*;
 
-    const LISTENER: &str = "static_resources:\n  listeners:\n  - name: in\n    filter_chains:\n    - filters:\n      - name: h\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: a\n          merge_slashes: false # why\n          http_filters:\n          - name: envoy.filters.http.router\n      transport_socket:\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n          require_client_certificate: false\n          common_tls_context: {}\n";
+    const LISTENER: &str = "static_resources:\n  listeners:\n  - name: in\n    filter_chains:\n    - filters:\n      - name: h\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          stat_prefix: a\n          merge_slashes: false # why\n          http_filters:\n          - name: envoy.filters.http.router\n      transport_socket:\n        typed_config:\n          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n          require_client_certificate: false\n          common_tls_context: {validation_context: {trusted_ca: {filename: ca.crt}}}\n";
 
     fn codes(pass: &Pass) -> Vec<&'static str> {
         pass.findings.iter().map(|finding| finding.code).collect()
@@ -294,7 +299,7 @@ mod tests {
     #[test]
     fn mends_are_noted_and_taken_back() {
         let pass = harden(LISTENER, &Selection::default(), true).unwrap();
-        assert_eq!(codes(&pass), ["no-validation-context"], "what needs a file is not made up");
+        assert!(pass.findings.is_empty(), "{:?}", pass.findings);
         for line in [
             "          normalize_path: true  # meshward: added\n",
             "          merge_slashes: true # why  # meshward: was false\n",
@@ -318,6 +323,14 @@ mod tests {
         let json = serde_json::to_string_pretty(&value).unwrap();
         let pass = harden(&json, &Selection::default(), true).unwrap();
         assert_eq!(pass.text, json);
-        assert_eq!(pass.findings.len(), 4);
+        assert_eq!(pass.findings.len(), 3);
+    }
+
+    #[test]
+    fn what_needs_a_file_is_not_made_up() {
+        let bare = LISTENER.replace("{validation_context: {trusted_ca: {filename: ca.crt}}}", "{}");
+        let pass = harden(&bare, &Selection::default(), true).unwrap();
+        assert_eq!(codes(&pass), ["no-client-certificate", "no-validation-context"]);
+        assert!(pass.text.contains("require_client_certificate: false\n"), "{}", pass.text);
     }
 }

@@ -115,8 +115,12 @@ pub fn pass(text: &str, visit: &mut dyn FnMut(&Site<'_>) -> Visit) -> Result<Pas
             pass.edits.extend(visited.edits);
             pass.findings.extend(visited.findings);
         } else {
+            let before = pass.edits.len();
             for holder in holders(&tree, *root) {
                 visit_holder(text, &tree, &holder, visit, &mut pass, &mut wanted);
+            }
+            if pass.edits.len() > before {
+                pass.findings.extend(last_applied(&tree, *root));
             }
         }
     }
@@ -138,6 +142,16 @@ pub fn pass(text: &str, visit: &mut dyn FnMut(&Site<'_>) -> Visit) -> Result<Pas
         text.clone_into(&mut pass.text);
     }
     Ok(pass)
+}
+
+/// What is said of the annotation that holds the object as it was last applied.
+fn last_applied(tree: &Tree, root: NodeId) -> Option<Finding> {
+    const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let annotations = tree.value(tree.value(root, "metadata")?, "annotations")?;
+    let (key, _) = tree.entry(annotations, ANNOTATION)?;
+    let message =
+        "this holds the object as it was last applied: it is left as it is, `kubectl apply` writes it anew";
+    Some(Finding::new(Severity::Info, "last-applied", message, tree.node(key).span.clone()))
 }
 
 /// What was computed does not come out as it should: nothing is changed then.
