@@ -187,6 +187,9 @@ fn insert(site: &Site<'_>, plugin: &Plugin, selection: &Selection, done: &mut Ve
             None => visit.findings.push(unsafe_edit(tree.node(target.list.key).span.clone())),
         }
     }
+    if plugin.discovery.is_some() && !targets.is_empty() {
+        visit.findings.extend(nameless(tree, site.root));
+    }
     if visit.findings.iter().any(|finding| finding.severity == Severity::Error) {
         return visit;
     }
@@ -196,6 +199,20 @@ fn insert(site: &Site<'_>, plugin: &Plugin, selection: &Selection, done: &mut Ve
     }
     done.extend(targets.into_iter().map(|target| target.name));
     visit
+}
+
+/// Envoy subscribes to nothing, a file of its own included, without a name.
+fn nameless(tree: &Tree, root: NodeId) -> Option<Finding> {
+    let node = tree.value(root, "node");
+    let named = |key| node.is_some_and(|node| tree.value(node, key).is_some());
+    // A file of listeners has its node elsewhere.
+    let bootstrap = envoy::field(tree, root, "static_resources").is_some();
+    if !bootstrap || (named("id") && named("cluster")) {
+        return None;
+    }
+    let message = "Envoy reads no configuration from files as long as it has no `node.id` and `node.cluster`";
+    let help = "add them to the bootstrap, or start Envoy with --service-node and --service-cluster";
+    Some(Finding::new(Severity::Warning, "no-node", message, head(tree, root)).help(help))
 }
 
 /// Whether the edited text, with the filters left out, reads as the text does now.
