@@ -28,9 +28,11 @@ fuzz_target!(|bytes: &[u8]| {
         header,
     ] {
         if let Ok(pattern) = Pattern::parse(&attribute, text, "own") {
-            let again = Pattern::parse(&attribute, &pattern.to_text(), "own");
-            // `spiffe://td/ns/a/sa/b` without a `*` is written as Istio writes it.
-            assert_eq!(again.as_ref(), Ok(&pattern), "{text}");
+            let written = pattern.to_text();
+            // A service account is written with its namespace, and only what a user writes is held to 320 characters.
+            if written.len() <= 320 {
+                assert_eq!(Pattern::parse(&attribute, &written, "own").as_ref(), Ok(&pattern), "{text}");
+            }
         }
     }
 });
