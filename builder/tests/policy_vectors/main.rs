@@ -1,7 +1,10 @@
 //! Istio's and Envoy's own cases, asked of `policy eval`.
 //!
 //! What of the vectors is not ours is listed here, each with its reason; the test fails when an exception is no longer
-//! one.
+//! one. Not asked here: `rbac-pairs/*-out*` (Envoy's RBAC that Istio generates; only that the policies are read, and how
+//! aliases are written out, is checked), `envoy_rbac_oracle`, `envoy_matcher_vectors` and `envoy_engine_vectors` (RBAC
+//! configurations, which `policy eval` does not read), `envoy_path_utility_vectors` (single steps of what the path oracle
+//! measures as a whole).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -263,4 +266,32 @@ fn istios_normalization_cases() {
     }
     println!("normalization: {compared} compared, {others} of modes that our listeners never have");
     assert!(compared > 200, "only {compared} rows were comparable");
+}
+
+/// Policies of Istio's generator: all are read, but those whose action is CUSTOM, which say what to use instead.
+#[test]
+fn istios_generator_policies_are_read() {
+    let Some(folder) = support::folder() else { return };
+    let mut read = 0;
+    for kind in ["http", "tcp"] {
+        for entry in std::fs::read_dir(folder.join("authz/rbac-pairs").join(kind)).unwrap() {
+            let file = entry.unwrap().path();
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.ends_with("-in.yaml") {
+                continue;
+            }
+            let source = Source::new(name.as_str(), std::fs::read_to_string(&file).unwrap());
+            let mut mistakes = Vec::new();
+            let documents = document::parse(&source, &mut mistakes);
+            policy::load(&documents, "foo", &mut mistakes);
+            let codes: Vec<&str> = mistakes.iter().map(|mistake| mistake.code).collect();
+            if name.starts_with("custom-") {
+                assert!(codes.contains(&"custom-action"), "{name}: {codes:?}");
+            } else {
+                assert!(codes.is_empty(), "{name}: {mistakes:#?}");
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 20, "only {read} files were there");
 }
