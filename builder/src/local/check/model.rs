@@ -76,7 +76,7 @@ struct Written {
     /// MCP: its parameters, as JSON.
     #[serde(default)]
     params: Option<Spanned<String>>,
-    /// PostgreSQL: the statement.
+    /// PostgreSQL: the statement, for the database `books`, as the user of the caller's name.
     #[serde(default)]
     query: Option<Spanned<String>>,
     /// TCP: bytes in hexadecimal; white space between them does not matter.
