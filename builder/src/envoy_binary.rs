@@ -14,6 +14,7 @@ mod cache;
 mod fetch;
 mod pin;
 
+pub use cache::folder as cache_folder;
 pub use pin::VERSION as PINNED_VERSION;
 
 /// The oldest Envoy that the filter works in: 1.39 brought the attribute `connection.peer_certificate`, without which

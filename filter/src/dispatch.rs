@@ -5,7 +5,7 @@
 //!
 //! Why not the SDK (the crate `proxy-wasm`): its dispatcher panics on what it does not expect, as its host calls do, and
 //! its traits bring a method for every host call there is, which no linker can take out: a fifth of the module's
-//! budget and some µs of every request, for the hundred lines below (measured by `tests/src/bin/bench`).
+//! budget, for the hundred lines below.
 #![allow(unsafe_code, reason = "an export's name is unsafe: two of one name would be undefined")]
 
 use std::cell::RefCell;
