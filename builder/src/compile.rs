@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::Plugins;
+use crate::limits;
 use crate::mesh::{Resolved, Service, model, ports};
 use crate::policy;
 
@@ -92,10 +93,15 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
         },
     };
     let compiled = policies(mesh, service);
-    if compiled.source_ip && compiled.remote_ip && service.protocol == model::Protocol::Http {
+    let limits = limits(mesh, service);
+    let (source_ip, remote_ip) =
+        (compiled.source_ip || limits.source_ip, compiled.remote_ip || limits.remote_ip);
+    if source_ip && remote_ip && service.protocol == model::Protocol::Http {
         return Err(two_addresses(service).into());
     }
     config.policies = compiled.policies;
+    config.selectors = limits.selectors;
+    config.limits = limits.limits;
     if mesh.mode(service) != policy::Mode::Strict {
         config.identity = IdentityMode::Optional;
     }
@@ -110,6 +116,16 @@ fn inbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure> 
 /// The policies for a service, compiled.
 pub(crate) fn policies(mesh: &Resolved, service: &Service) -> policy::Compiled {
     policy::compile_for(&mesh.policies, mesh.workload(service), &names(mesh, service))
+}
+
+/// The limits before a service, compiled.
+fn limits(mesh: &Resolved, service: &Service) -> limits::Compiled {
+    limits::inbound(&mesh.limits, &mesh.workload(service), &names(mesh, service), service.replicas)
+}
+
+/// Whether the listener of a service must tell the original client's address rather than the direct peer's.
+pub(crate) fn wants_original_client(mesh: &Resolved, service: &Service) -> bool {
+    policies(mesh, service).remote_ip || limits(mesh, service).remote_ip
 }
 
 /// What the policies of a service are compiled with.

@@ -12,6 +12,7 @@ pub mod envoy;
 pub mod envoy_binary;
 pub mod inject;
 pub mod kube;
+pub mod limits;
 pub mod local;
 pub mod mesh;
 pub mod patch;

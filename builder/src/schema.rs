@@ -7,6 +7,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::limits;
 use crate::mesh::model::{API_VERSION, Mesh};
 use crate::policy;
 
@@ -20,6 +21,7 @@ const KINDS: &[Kind] = &[
     ("Mesh", &[API_VERSION], of::<Mesh>),
     ("AuthorizationPolicy", &policy::API_VERSIONS, of::<policy::model::AuthorizationPolicy>),
     ("PeerAuthentication", &policy::API_VERSIONS, of::<policy::model::PeerAuthentication>),
+    ("RateLimitPolicy", &[API_VERSION], of::<limits::rate_limit::model::RateLimitPolicy>),
 ];
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {

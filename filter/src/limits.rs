@@ -74,6 +74,7 @@ pub struct Holding {
 pub struct Extra {
     selected: Vec<u32>,
     destination: Option<HostBytes>,
+    replicas: u32,
 }
 
 impl Guards {
@@ -98,6 +99,7 @@ impl Guards {
     pub fn extra(&self, policy: &Policy, request: &Request<'_>) -> Extra {
         let mut extra = Extra::default();
         if BUILT && !self.limits.is_empty() {
+            extra.replicas = self.limits.config().replicas;
             policy.selects(request, |number| extra.selected.extend(u32::try_from(number)));
             if self.needs_destination {
                 extra.destination = host::property("xds\0cluster_name").ok().flatten();
@@ -234,7 +236,12 @@ fn with_member<T>(work: impl FnOnce(&Member) -> T) -> Option<T> {
 
 impl Extra {
     fn subject<'a>(&'a self, request: &'a Request<'a>) -> Subject<'a> {
-        Subject { request, destination: self.destination.as_deref(), selected: &self.selected }
+        Subject {
+            request,
+            destination: self.destination.as_deref(),
+            selected: &self.selected,
+            replicas: self.replicas,
+        }
     }
 }
 

@@ -49,7 +49,7 @@ fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
 /// 15001: mTLS, the filter, the guard, the application; plain text too where a PeerAuthentication says PERMISSIVE, and
 /// alone where it says DISABLE.
 pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &Plugins) -> Listener {
-    let original_client = compile::policies(mesh, service).remote_ip;
+    let original_client = compile::wants_original_client(mesh, service);
     let filters = |mtls| inbound_filters(service, place, plugins, Inbound { mtls, original_client });
     let mode = mesh.mode(service);
     let mut chains = Vec::new();

@@ -7,6 +7,7 @@ use super::document::{self, Document};
 use super::model::{API_VERSION, Mesh};
 use super::{Resolved, discover, read, resolve};
 use crate::diagnostic::{Diagnostic, Failure, Severity, Source, nearest};
+use crate::limits;
 use crate::policy::{self, authorization::Target};
 
 /// Who reads which kind: (kind, the API groups it may have).
@@ -45,18 +46,18 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     let mut mistakes = Vec::new();
     let mut meshes = Vec::new();
     let mut policies = Vec::new();
-    let mut limits = Vec::new();
+    let mut limit_documents = Vec::new();
     for source in sources {
         for document in document::parse(source, &mut mistakes) {
             match check_kind(&document) {
                 Err(mistake) => mistakes.push(*mistake),
                 Ok("Mesh") => meshes.push(document),
                 Ok("AuthorizationPolicy" | "PeerAuthentication") => policies.push(document),
-                Ok(_) => limits.push(document),
+                Ok(_) => limit_documents.push(document),
             }
         }
     }
-    for document in &limits {
+    for document in &limit_documents {
         // To be read by `crate::limits`, and until then not to be taken for something that is in force.
         let message = format!("`{}` is not enforced by this version", document.kind.value);
         mistakes.push(document.error("not-enforced", message, &document.kind.span).help("take it out"));
@@ -68,8 +69,10 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     // Without a usable Mesh the policies' own mistakes are told all the same.
     let namespace = resolved.as_ref().map_or(resolve::DEFAULT_NAMESPACE, |mesh| mesh.namespace.as_str());
     let checked = policy::load(&policies, namespace, &mut mistakes);
+    let checked_limits = limits::load(&limit_documents, namespace, &mut mistakes);
     if let Some(mesh) = &resolved {
         policies_of_the_edge(mesh, &checked, &mut mistakes);
+        limits::check_against(&checked_limits, mesh, &mut mistakes);
     }
     mistakes.sort_by_key(|mistake| {
         // By file in the order given, then by place; what has none comes first.
@@ -82,7 +85,8 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             resolved.warnings.append(&mut mistakes);
             resolved.policy_documents = policies;
             resolved.policies = checked;
-            resolved.limit_documents = limits;
+            resolved.limit_documents = limit_documents;
+            resolved.limits = checked_limits;
             Ok(resolved)
         }
         _ => Err(Failure { diagnostics: mistakes }),

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use super::document::{Document, Spanned};
 use super::model::{ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
 use crate::diagnostic::Diagnostic;
+use crate::limits::Limits;
 use crate::policy::{self, Mode, Policies};
 
 mod check;
@@ -60,8 +61,10 @@ pub struct Resolved {
     pub policy_documents: Vec<Document>,
     /// The same, checked.
     pub policies: Policies,
-    /// RateLimitPolicy, CircuitBreakerPolicy and DestinationRule, for `crate::limits`.
+    /// RateLimitPolicy, CircuitBreakerPolicy and DestinationRule as they are written.
     pub limit_documents: Vec<Document>,
+    /// The same, checked.
+    pub limits: Limits,
     /// What is no mistake, but a surprise.
     pub warnings: Vec<Diagnostic>,
     /// The document of kind `Mesh`, for further diagnostics.
@@ -229,6 +232,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         policy_documents: Vec::new(),
         policies: Policies::default(),
         limit_documents: Vec::new(),
+        limits: Limits::default(),
         warnings: Vec::new(),
         document: document.clone(),
     }

@@ -19,7 +19,9 @@ use crate::mesh::read;
 mod rule;
 mod target;
 
+pub(crate) use rule::Reader as RuleReader;
 pub(super) use target::labels;
+pub(crate) use target::target;
 
 /// All policies of a mesh, checked.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +72,8 @@ pub fn load(documents: &[Document], namespace: &str, mistakes: &mut Vec<Diagnost
     policies
 }
 
-fn unique<'a>(
+/// No two policies of a kind have one name.
+pub(crate) fn unique<'a>(
     kind: &str,
     policies: impl Iterator<Item = (String, &'a Arc<Source>, &'a Spanned<String>)>,
     mistakes: &mut Vec<Diagnostic>,
@@ -140,7 +143,7 @@ fn authorization(
 }
 
 /// The namespace, after checking it and the name.
-pub(super) fn identity(
+pub(crate) fn identity(
     document: &Document,
     metadata: &model::Metadata,
     namespace: &str,
@@ -210,6 +213,29 @@ fn action(
         );
     }
     action
+}
+
+/// The annotations of a policy of `crate::limits`: of ours only the reading of repeated headers means something there.
+pub(crate) fn annotations_of_limits(
+    document: &Document,
+    metadata: &model::Metadata,
+    mistakes: &mut Vec<Diagnostic>,
+) -> HeaderMode {
+    let annotations = Annotations { document, written: &metadata.annotations };
+    for name in metadata.annotations.keys() {
+        let ours = name.starts_with("meshward.dev/") || name.starts_with(DRY_RUN);
+        if ours && name != REPEATED_HEADERS {
+            let mistake =
+                annotations.error(name, format!("`{name}` means nothing in a {}", document.kind.value));
+            mistakes.push(match name.as_str() {
+                DRY_RUN => {
+                    mistake.help("to try a limit without enforcing it write `mode: shadow` in the limit")
+                }
+                _ => mistake.help("the one that does is `meshward.dev/repeated-headers`"),
+            });
+        }
+    }
+    annotations.repeated_headers(mistakes)
 }
 
 struct Annotations<'a> {

@@ -69,7 +69,8 @@ pub fn authorization(policy: &AuthorizationPolicy, names: &Names<'_>) -> config:
     }
 }
 
-fn rule(rule: &Rule, names: &Names<'_>) -> config::Rule {
+/// One rule.
+pub fn rule(rule: &Rule, names: &Names<'_>) -> config::Rule {
     let clauses = |clauses: &[Clause]| clauses.iter().map(|one| clause(&one.matches, names)).collect();
     config::Rule { from: clauses(&rule.from), to: clauses(&rule.to), when: clause(&rule.when, names) }
 }

@@ -68,7 +68,7 @@ pub fn attribute(key: &str, headers: HeaderMode) -> Result<Attribute, UnknownKey
 }
 
 /// The name of a header as HTTP has it, or a pseudo-header.
-fn is_header(name: &str) -> bool {
+pub fn is_header(name: &str) -> bool {
     let token = name.strip_prefix(':').unwrap_or(name);
     !token.is_empty()
         && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))

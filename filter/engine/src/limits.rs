@@ -18,7 +18,7 @@ pub mod config;
 pub mod headers;
 pub(crate) mod wire;
 
-use config::{Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, Override, RateLimit, Stage, Window};
+use config::{Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, Override, RateLimit, Scope, Stage, Window};
 
 /// Seed of the hashes: random, the same in all workers, and never shown to a caller, who could otherwise look for keys
 /// that share a slot with somebody else's.
@@ -48,6 +48,8 @@ pub struct Subject<'a> {
     pub destination: Option<&'a [u8]>,
     /// Numbers of the selectors that match, in rising order, as [`crate::policy::Policy::selects`] gives them.
     pub selected: &'a [u32],
+    /// How many sidecars share what is said for the service, see [`LimitsConfig::replicas`].
+    pub replicas: u32,
 }
 
 /// What the rate limits said.
@@ -72,6 +74,10 @@ pub struct Asked {
     pub window: usize,
     /// What is left.
     pub level: Level,
+    /// The most at once, here.
+    pub burst: u32,
+    /// How many sidecars share the window.
+    pub sidecars: u32,
 }
 
 impl Limits {
@@ -177,9 +183,15 @@ impl Limits {
             let buckets = buckets(seed, limit, rates.map_or(&[][..], |rates| rates), subject);
             let mut levels = Vec::with_capacity(buckets.len());
             let admitted = rate_limit_table::take(words, now, &buckets, limit.cost, &mut levels)?;
-            let asked = levels.iter().enumerate();
-            let asked =
-                asked.map(|(window, level)| Asked { limit: number, by_override, window, level: *level });
+            let sidecars = if limit.scope == Scope::Service { subject.replicas.max(1) } else { 1 };
+            let asked = buckets.iter().zip(&levels).enumerate().map(|(window, (bucket, level))| Asked {
+                limit: number,
+                by_override,
+                window,
+                level: *level,
+                burst: bucket.rate.burst(),
+                sidecars,
+            });
             if admitted {
                 verdict.asked.extend(asked);
                 taken.push((buckets, levels));
@@ -298,12 +310,16 @@ impl Subject<'_> {
 fn buckets(seed: Seed, limit: &RateLimit, rates: &[Rate], subject: &Subject<'_>) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::with_capacity(rates.len());
     for (window, rate) in rates.iter().enumerate() {
+        let rate = match limit.scope {
+            Scope::Sidecar => *rate,
+            Scope::Service => rate.share(subject.replicas, limit.cost),
+        };
         let key = subject.hash(seed, &limit.name, b'k', window, limit.key.iter());
         let owner = limit.key.iter().filter(|part| part.is_owner());
         let owner = subject.hash(seed, &limit.name, b'o', window, owner);
         let key = rate_limit_table::Key::new(key, owner);
         let key = buckets.first().map_or(key, |first| key.in_slot_of(first.key));
-        buckets.push(Bucket { key, rate: *rate });
+        buckets.push(Bucket { key, rate });
     }
     buckets
 }

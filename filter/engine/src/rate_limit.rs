@@ -67,6 +67,16 @@ impl Rate {
         self.span
     }
 
+    /// The share of one of `sidecars`: the same number of requests in `sidecars` times the period, and a burst that is
+    /// divided and rounded down, though never below `cost`, or a request of that cost would never pass.
+    #[must_use]
+    pub fn share(&self, sidecars: u32, cost: u32) -> Self {
+        let sidecars = sidecars.max(1);
+        let interval = self.interval.saturating_mul(sidecars.into());
+        let burst = (self.burst / sidecars).max(cost).max(1);
+        Self { interval, span: interval.saturating_mul(burst.into()).min(Self::MAX_SPAN), burst }
+    }
+
     /// Where a request at `now` starts from, given the stored full time: not before now (a bucket is not more than
     /// full), not more than a span ahead (not less than empty: the clock went back, or the burst was made smaller).
     #[must_use]

@@ -13,7 +13,7 @@ use crate::mesh::document::{Document, Spanned};
 /// Most service accounts in one field, as in Istio.
 const MOST_ACCOUNTS: usize = 16;
 
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     pub document: &'a Document,
     /// Nothing was set aside while reading, so what is missing is missing.
     pub whole: bool,
@@ -28,6 +28,7 @@ impl Reader<'_> {
         self.mistakes.push(self.document.error(code, message, span).help(help));
     }
 
+    /// A whole rule.
     pub fn rule(mut self, written: Spanned<model::Rule>) -> Rule {
         let span = written.span;
         let model::Rule { from, to, when } = written.value;
@@ -168,7 +169,8 @@ impl Reader<'_> {
         values.into_iter().chain(not_values).collect()
     }
 
-    fn field(
+    /// The values of one field, parsed. `None` when there is none.
+    pub fn field(
         &mut self,
         field: &str,
         values: &model::Values,

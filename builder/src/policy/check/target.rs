@@ -13,7 +13,7 @@ const LONGEST_VALUE: usize = 63;
 /// At most so many, as in Istio.
 const MOST_TARGETS: usize = 16;
 
-pub(super) fn target(
+pub(crate) fn target(
     document: &Document,
     spec: &model::AuthorizationSpec,
     namespace: &str,

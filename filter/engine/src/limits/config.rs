@@ -16,11 +16,14 @@ pub struct LimitsConfig {
     pub concurrency: Vec<ConcurrencyLimit>,
     /// Circuit breakers; the first that selects a request is its breaker.
     pub breakers: Vec<Breaker>,
+    /// How many sidecars share what is said for the service; 0 is 1.
+    pub replicas: u32,
 }
 
 impl LimitsConfig {
     /// No limits.
-    pub const NONE: Self = Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new() };
+    pub const NONE: Self =
+        Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new(), replicas: 1 };
 
     /// Whether there are none.
     #[must_use]
@@ -38,6 +41,8 @@ pub struct RateLimit {
     pub selector: Option<u32>,
     /// When it is asked.
     pub stage: Stage,
+    /// Whose budget it is.
+    pub scope: Scope,
     /// What makes a bucket of its own. Empty: one for all.
     pub key: Vec<KeyPart>,
     /// Every one must have room. At least one.
@@ -59,6 +64,15 @@ pub enum Stage {
     BeforeAuthorization,
     /// After it: a denied request costs its caller nothing.
     AfterAuthorization,
+}
+
+/// Whose budget a limit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// This sidecar's.
+    Sidecar,
+    /// The service's: this sidecar has a share of it, see [`LimitsConfig::replicas`].
+    Service,
 }
 
 /// A rate with a burst.
@@ -114,7 +128,7 @@ impl KeyPart {
 }
 
 /// What a refused caller gets, and which headers an admitted one gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateAnswer {
     /// 400 to 599, usually 429.
     pub status: u16,

@@ -116,8 +116,8 @@ fn quota<'a>(window: &'a Window, asked: &Asked, refused: bool) -> Quota<'a> {
     let reset = if refused && waits { asked.level.wait.seconds().max(1) } else { asked.level.next.seconds() };
     Quota {
         name: &window.name,
-        limit: window.burst,
-        window: Some((requests, seconds)),
+        limit: asked.burst,
+        window: Some(((requests / u64::from(asked.sidecars)).max(1), seconds)),
         remaining: asked.level.remaining,
         reset,
     }

@@ -18,6 +18,7 @@ fn limit(key: Vec<KeyPart>, windows: Vec<Window>) -> RateLimit {
         name: "shop/limits/0".into(),
         selector: None,
         stage: Stage::AfterAuthorization,
+        scope: Scope::Sidecar,
         key,
         windows,
         overrides: vec![],
@@ -37,12 +38,38 @@ fn caller(id: &'static str) -> Request<'static> {
 
 /// Asks once, and says whether it was admitted.
 fn ask(limits: &Limits, words: &Memory, now: u64, request: &Request<'_>, selected: &[u32]) -> RateVerdict {
-    let subject = Subject { request, destination: None, selected };
+    let subject = Subject { request, destination: None, selected, replicas: 1 };
     limits.rate(words, SEED, now, Stage::AfterAuthorization, &subject).unwrap()
 }
 
 fn admitted(limits: &Limits, words: &Memory, request: &Request<'_>) -> usize {
     (0..20).filter(|_| ask(limits, words, SECOND, request, &[]).refused.is_none()).count()
+}
+
+#[test]
+fn sidecars_share_what_is_said_for_the_service() {
+    let shared = RateLimit { scope: Scope::Service, ..limit(vec![], vec![window(8, 1, 10)]) };
+    let limits = limits(vec![shared]);
+    let asked = |words: &Memory, now, replicas| {
+        let subject = Subject { request: &Request::EMPTY, destination: None, selected: &[], replicas };
+        limits.rate(words, SEED, now, Stage::AfterAuthorization, &subject).unwrap()
+    };
+    let admitted = |words: &Memory, now, replicas| {
+        (0..20).filter(|_| asked(words, now, replicas).refused.is_none()).count()
+    };
+    for (replicas, burst) in [(0, 10), (1, 10), (3, 3), (4, 2), (20, 1), (u32::MAX, 1)] {
+        assert_eq!(admitted(&Memory::default(), SECOND, replicas), burst, "{replicas}");
+    }
+    let words = Memory::default();
+    assert_eq!(admitted(&words, SECOND, 4), 2);
+    // A quarter of 8 per second; and what is told is the share.
+    assert_eq!(admitted(&words, 2 * SECOND, 4), 2);
+    let headers = limits.headers(&asked(&words, 2 * SECOND, 4));
+    let told = |name| headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_str());
+    assert_eq!(told("x-ratelimit-limit"), Some("2, 2;w=1;name=\"w\""));
+    // Fewer sidecars than before: what was spent stays spent, and the rest comes at the new rate.
+    assert_eq!(admitted(&words, 2 * SECOND, 1), 2);
+    assert_eq!(admitted(&words, 3 * SECOND, 1), 8);
 }
 
 #[test]

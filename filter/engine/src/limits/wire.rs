@@ -6,7 +6,7 @@
 
 use super::config::{
     Breaker, BreakerSettings, ConcurrencyLimit, Failures, HeaderMode, KeyPart, LimitsConfig, Override,
-    RateAnswer, RateLimit, Stage, Window,
+    RateAnswer, RateLimit, Scope, Stage, Window,
 };
 use crate::config::DenyResponse;
 use crate::pattern::Text;
@@ -25,6 +25,7 @@ pub fn write(config: &LimitsConfig) -> Written<'_> {
         out.texts.push(&limit.name);
         out.selector(limit.selector);
         out.numbers.push(u64::from(limit.stage == Stage::BeforeAuthorization));
+        out.numbers.push(u64::from(limit.scope == Scope::Service));
         out.key(&limit.key);
         out.list(&limit.windows, Written::window);
         out.list(&limit.overrides, |out, one| {
@@ -84,6 +85,7 @@ pub fn write(config: &LimitsConfig) -> Written<'_> {
             out.texts.extend([&*fallback.content_type, &*fallback.body]);
         }
     });
+    out.numbers.push(config.replicas.into());
     out
 }
 
@@ -129,6 +131,7 @@ pub fn read(numbers: &[u64], texts: &[&str]) -> Option<LimitsConfig> {
         rates: from.list(Reader::rate),
         concurrency: from.list(Reader::concurrency),
         breakers: from.list(Reader::breaker),
+        replicas: from.u32(),
     };
     let whole = !from.damaged && from.numbers.next().is_none() && from.texts.next().is_none();
     whole.then_some(config)
@@ -219,6 +222,7 @@ impl Reader<'_> {
             name: self.text(),
             selector: self.selector(),
             stage: if self.flag() { Stage::BeforeAuthorization } else { Stage::AfterAuthorization },
+            scope: if self.flag() { Scope::Service } else { Scope::Sidecar },
             key: self.key(),
             windows: self.windows(),
             overrides: self.list(|from| Override { selector: from.u32(), windows: from.windows() }),
@@ -292,6 +296,7 @@ mod tests {
             name: "shop/limits/0".into(),
             selector: Some(0),
             stage,
+            scope: Scope::Service,
             key: key.clone(),
             windows: vec![window(1), window(2)],
             overrides: vec![Override { selector: 7, windows: vec![] }],
@@ -337,6 +342,7 @@ mod tests {
                 shadow: false,
             }],
             breakers: vec![breaker(None), breaker(Some(fallback))],
+            replicas: 3,
         }
     }
 
