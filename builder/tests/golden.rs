@@ -7,6 +7,7 @@ use std::path::Path;
 
 use meshward_builder::envoy::{self, Placement};
 use meshward_builder::mesh;
+use meshward_builder::mesh::model::CertificateProvider;
 
 #[test]
 fn every_case_renders_as_committed() {
@@ -35,7 +36,14 @@ fn render(mesh_file: &Path) -> Result<String, String> {
     let placement = Placement::Kubernetes { filter_sha12: "0123456789ab".to_owned() };
     let mut all = String::new();
     for service in &mesh.services {
-        for file in envoy::render(&mesh, service, &placement).map_err(failed)? {
+        let files = match mesh.certificates.provider {
+            Some(CertificateProvider::Spire) => {
+                let socket = &mesh.certificates.agent_socket;
+                envoy::render_with_agent(&mesh, service, &placement, socket)
+            }
+            _ => envoy::render(&mesh, service, &placement),
+        };
+        for file in files.map_err(failed)? {
             let _ = write!(all, "---\n# {}: {}\n{}", service.name, file.name, without_plugin(&file.text));
         }
     }

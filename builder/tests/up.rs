@@ -175,7 +175,7 @@ fn each_signal_leaves_no_process_and_no_port_and_the_state_is_reused() {
         assert_eq!(running.len(), 3, "an application and two sidecars");
         assert!(running.iter().all(|pid| alive(*pid)));
         assert!(TcpStream::connect(world.admin()).is_ok());
-        certificates.push(fs::read(world.path(".meshward/certs/callee/tls.crt")).unwrap());
+        certificates.push(fs::read(world.path(".meshward/certs/callee-mtls-cert/tls.crt")).unwrap());
         up.signal(signal);
         let status = up.child.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{signal}: {}", fs::read_to_string(world.path("err")).unwrap());
@@ -258,7 +258,7 @@ fn an_application_that_dies_is_told_with_its_last_words() {
 fn certificates_that_will_not_do_are_replaced_and_a_ca_that_will_not_do_is_refused() {
     let world = World::new();
     drop(world.started());
-    let certificate = world.path(".meshward/certs/callee/tls.crt");
+    let certificate = world.path(".meshward/certs/callee-mtls-cert/tls.crt");
     let before = fs::read(&certificate).unwrap();
     fs::write(&certificate, "garbage").unwrap();
     drop(world.started());
@@ -271,7 +271,7 @@ fn certificates_that_will_not_do_are_replaced_and_a_ca_that_will_not_do_is_refus
     assert!(said.contains("error[ca-unusable]") && said.contains("trust domain `test.example`"), "{said}");
     assert!(said.contains("rm -r"), "{said}");
     fs::write(world.path("mesh.yaml"), MESH).unwrap();
-    fs::write(world.path(".meshward/ca/ca.key"), "garbage").unwrap();
+    fs::write(world.path(".meshward/certs/service-mesh-ca/ca.key"), "garbage").unwrap();
     assert!(world.refused(&[]).contains("error[ca-unusable]"));
 }
 

@@ -1,58 +1,83 @@
-//! The pieces for SPIRE are what Envoy understands.
-#![allow(clippy::unwrap_used, reason = "a failure is a failed test")]
+//! What the sidecars read when others than `meshward certs` issue, asked of a real Envoy and of kustomize.
+#![allow(clippy::unwrap_used, clippy::unreachable, reason = "helpers of tests: a failure is a failed test")]
 
-use std::process::Command;
+use std::path::Path;
 
-use meshward_builder::pki::provider;
+use meshward_builder::diagnostic::Source;
+use meshward_builder::kube::Filter;
+use meshward_builder::mesh;
+use meshward_builder::validate::{self, Outcome, Tools};
+use meshward_builder::wasm;
 use meshward_tests::tools;
-use serde_json::json;
+
+fn mesh(spec: &str) -> String {
+    format!(
+        "
+apiVersion: meshward.dev/v1alpha1
+kind: Mesh
+metadata: {{name: test}}
+spec:
+  trustDomain: test.example
+{spec}
+  services:
+    - {{name: callee, port: 8000, container: {{image: \"example/callee:1\"}}}}
+    - {{name: db, protocol: tcp, port: 5432, container: {{image: \"example/db:1\"}}}}
+    - {{name: caller, port: 8001, calls: [callee, db]}}
+    - {{name: way-in, edge: {{routes: [{{prefix: /, service: callee}}]}}}}
+"
+    )
+}
+
+/// All checks but the schemas', which `.ci/run` has for the bookstore; what was good, by kind and subject.
+fn good(spec: &str) -> Vec<String> {
+    let mesh = mesh::load_sources(&[Source::new("mesh.yaml", mesh(spec))]).unwrap();
+    let module = tools::filter().unwrap();
+    let filter = Filter { sha256: wasm::inspect(&std::fs::read(&module).unwrap()).sha256 };
+    let tools = Tools {
+        envoy: Ok(tools::envoy().unwrap()),
+        kubectl: validate::on_path("kubectl"),
+        python: Err("not asked here".to_owned()),
+    };
+    if tools.kubectl.is_none() {
+        meshward_tests::tools::skipped("kustomize of the overlays", "there is no `kubectl` on PATH");
+    }
+    let mut good = Vec::new();
+    for check in validate::validate(&mesh, &filter, Path::new(&module), &tools).unwrap() {
+        match check.outcome {
+            Outcome::Good => good.push(format!("{} {}", check.kind, check.subject)),
+            Outcome::Skipped { .. } => {}
+            Outcome::Bad { diagnostics } => {
+                let said: String = diagnostics.iter().map(|diagnostic| diagnostic.render(false)).collect();
+                unreachable!("{spec}: {}: {said}", check.subject);
+            }
+        }
+    }
+    good
+}
 
 #[test]
-fn envoy_takes_certificates_from_spires_agent() {
-    for federated in [false, true] {
-        let bootstrap = json!({
-            "node": { "id": "test", "cluster": "test" },
-            "static_resources": {
-                "clusters": [provider::spire_cluster(provider::SPIRE_SOCKET)],
-                "listeners": [{
-                    "name": "inbound",
-                    "address": { "socket_address": { "address": "127.0.0.1", "port_value": 15001 } },
-                    "filter_chains": [{
-                        "filters": [{
-                            "name": "envoy.filters.network.tcp_proxy",
-                            "typed_config": {
-                                "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-                                "stat_prefix": "inbound",
-                                "cluster": provider::SPIRE_CLUSTER,
-                            },
-                        }],
-                        "transport_socket": {
-                            "name": "envoy.transport_sockets.tls",
-                            "typed_config": {
-                                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-                                "require_client_certificate": true,
-                                "common_tls_context": {
-                                    "tls_certificate_sds_secret_configs": [
-                                        provider::spire_certificate("spiffe://test.example/ns/default/sa/callee"),
-                                    ],
-                                    "validation_context_sds_secret_config":
-                                        provider::spire_trust("test.example", federated),
-                                },
-                            },
-                        },
-                    }],
-                }],
-            },
-        });
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("envoy.json");
-        std::fs::write(&file, bootstrap.to_string()).unwrap();
-        let output = Command::new(tools::envoy().unwrap())
-            .args(["--mode", "validate", "--use-dynamic-base-id", "-c"])
-            .arg(&file)
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "federated {federated}: {said}");
+fn envoy_and_kustomize_take_what_is_rendered_for_each_provider() {
+    for provider in ["embedded", "cert-manager", "csi-driver-spiffe", "spire"] {
+        let good = good(&format!("  certificates: {{provider: {provider}}}"));
+        let has = |what: &str| good.iter().any(|check| check == what);
+        for service in ["callee", "db", "caller", "way-in"] {
+            assert!(has(&format!("envoy {service}")), "{provider}: {good:?}");
+        }
+        if validate::on_path("kubectl").is_some() {
+            for overlay in ["dev", "prod", "cert-manager", "csi-driver-spiffe", "spire"] {
+                assert!(has(&format!("kustomize overlays/{overlay}")), "{provider}: {good:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mesh_with_federation_has_the_overlays_of_those_who_can_federate() {
+    let good = good("  certificates: {provider: spire}\n  federatesWith: [partner.example]");
+    assert!(good.iter().any(|check| check == "envoy callee"), "{good:?}");
+    if validate::on_path("kubectl").is_some() {
+        assert!(good.iter().any(|check| check == "kustomize overlays/spire"), "{good:?}");
+        assert!(good.iter().any(|check| check == "kustomize overlays/prod"), "{good:?}");
+        assert!(!good.iter().any(|check| check.contains("cert-manager")), "{good:?}");
     }
 }

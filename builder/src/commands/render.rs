@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::kube::{self, Filter, tree};
+use crate::mesh::model::CertificateProvider;
 use crate::mesh::{self, MeshFiles};
 use crate::wasm::{self, BuildOptions, Origin};
 
-/// Writes Kubernetes manifests and Envoy configurations: `base` and the overlays `dev`, `cert-manager` and `prod`.
+/// Writes Kubernetes manifests and Envoy configurations: `base`, the overlays `dev` and `prod`, and one for each other issuer
+/// of certificates: `cert-manager`, `csi-driver-spiffe` and `spire`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The folders `base` and `overlays/{dev,cert-manager,prod}` are replaced as a whole, or not at all; your own\n\
-    overlays go beside them. No key is ever written: see `meshward certs export --help`.\n\n\
+    after_help = "The folders `base` and `overlays/{dev,prod,cert-manager,csi-driver-spiffe,spire}` are replaced as a whole, or not at\n\
+    all; your own overlays go beside them. No key is ever written: see `meshward certs export --help`.\n\n\
     Exit codes: 0 written, or up to date; 1 failed, or (with --check or --diff) not up to date.\n\n\
     Examples:\n  meshward render\n  meshward render --check                  # in CI: is deploy/ what mesh.yaml says?\n  \
     meshward render --diff | less\n  meshward render --build && kubectl apply --server-side -k deploy/overlays/dev"
@@ -32,6 +34,9 @@ pub struct Args {
     /// Build the filter first, and render for what comes out
     #[arg(long, conflicts_with = "module")]
     build: bool,
+    /// Who issues certificates in `dev` and `prod` [default: `spec.certificates.provider` of mesh.yaml]
+    #[arg(long, value_name = "PROVIDER")]
+    certificates: Option<CertificateProvider>,
     /// Render for this module of the filter [default: the one that the folder was rendered for, else a built one]
     #[arg(long, value_name = "FILE", env = "MESHWARD_MODULE")]
     module: Option<PathBuf>,
@@ -42,7 +47,13 @@ const BUILT: &str = ".meshward/filter";
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let paths = args.files.paths()?;
-    let mesh = mesh::load(&paths)?;
+    let mut mesh = mesh::load(&paths)?;
+    if let Some(provider) = args.certificates {
+        if !mesh.can_use(provider) {
+            return Err(cannot_give(provider).into());
+        }
+        mesh.certificates.provider = Some(provider);
+    }
     for warning in &mesh.warnings {
         console.report(warning);
     }
@@ -76,6 +87,15 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         ));
     }
     Ok(Exit::Success)
+}
+
+fn cannot_give(provider: CertificateProvider) -> Diagnostic {
+    let name = provider.name();
+    let message = format!(
+        "`{name}` does not bring to the sidecars what mesh.yaml asks for (`federatesWith`, `revocation.crl`)"
+    );
+    Diagnostic::error("certificates", message)
+        .help("`embedded` brings both, `spire` the bundles of other trust domains")
 }
 
 /// `deploy`, in which the mesh file is, or which is beside it.

@@ -2,12 +2,12 @@
 
 use meshward_engine::stats;
 
-use super::placement::Place;
+use super::placement::{Place, Secrets};
 use super::types::{
     Address, Admin, Bootstrap, Extension, Node, OverloadAction, OverloadManager, StaticResources,
     StatsConfig, TagSpecifier, Threshold, Trigger,
 };
-use super::{Plugins, cluster, listener};
+use super::{Plugins, agent, cluster, listener};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 
@@ -36,6 +36,9 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
     let mut clusters: Vec<_> = cluster::application(service, place).into_iter().collect();
     clusters.extend(callees.iter().map(|callee| cluster::callee(mesh, callee, place)));
     clusters.push(cluster::admin(place));
+    if let Secrets::Agent { socket, .. } = &place.secrets {
+        clusters.push(agent::cluster(socket));
+    }
     Bootstrap {
         // SDS and ECDS by file need both.
         node: Node { id: format!("{}.{}", service.name, service.namespace), cluster: service.name.clone() },

@@ -21,7 +21,8 @@ pub const ADMIN: &str = "local_admin";
 /// defaults (1024) would answer 503 in its place.
 const UNLIMITED: u32 = 1_000_000;
 
-fn cluster(name: &str, address: Option<Address>) -> Cluster {
+/// A cluster of one address, or of none.
+pub fn at(name: &str, address: Option<Address>) -> Cluster {
     let lb_endpoints =
         address.map(|address| LbEndpoint { endpoint: Endpoint { address } }).into_iter().collect();
     Cluster {
@@ -61,7 +62,7 @@ fn http_options(max_connection_duration: Option<&'static str>) -> BTreeMap<&'sta
 
 /// The application of this pod. `None` for an edge, which has none.
 pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
-    let mut cluster = cluster(APPLICATION, Some(Address::ip(place.loopback, service.port?)));
+    let mut cluster = at(APPLICATION, Some(Address::ip(place.loopback, service.port?)));
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![Thresholds {
             max_connections: Some(UNLIMITED),
@@ -79,7 +80,7 @@ pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
 
 /// The admin interface, for the health listener.
 pub fn admin(place: &Place<'_>) -> Cluster {
-    cluster(ADMIN, Some(Address::ip(place.loopback, ports::ADMIN)))
+    at(ADMIN, Some(Address::ip(place.loopback, ports::ADMIN)))
 }
 
 /// The sidecars of a callee: mTLS, and no other identity than the callee's.
@@ -90,7 +91,7 @@ pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
         Target::Address(address) => Some(Address::ip(*address, ports::INBOUND)),
         Target::Nowhere => None,
     };
-    let mut cluster = cluster(&callee.name, address);
+    let mut cluster = at(&callee.name, address);
     if let Target::Name(_) = target {
         // The Services are headless: DNS gives every ready pod, and Envoy balances over them itself.
         cluster.discovery_type = "STRICT_DNS";
@@ -100,7 +101,7 @@ pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
     cluster.lb_policy = Some("LEAST_REQUEST");
     // Plain text only where the callee takes nothing else.
     if mesh.mode(callee) != Mode::Disable {
-        cluster.transport_socket = Some(tls::upstream(&place.config, callee.fqdn(), mesh.spiffe_id(callee)));
+        cluster.transport_socket = Some(tls::upstream(&place.secrets, callee.fqdn(), mesh.spiffe_id(callee)));
     }
     if callee.protocol == Protocol::Http {
         cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION));

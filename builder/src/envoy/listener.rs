@@ -62,7 +62,7 @@ pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &
         domains.extend(mesh.trust_domain_aliases.iter().chain(&mesh.federates_with).map(String::as_str));
         chains.push(FilterChain {
             filter_chain_match: Some(FilterChainMatch { transport_protocol: "tls" }),
-            transport_socket: Some(tls::downstream(&place.config, tls::Peers::TrustDomains(domains), alpn)),
+            transport_socket: Some(tls::downstream(&place.secrets, tls::Peers::TrustDomains(domains), alpn)),
             transport_socket_connect_timeout: Some(HANDSHAKE_TIMEOUT),
             ..chain("mtls", filters(true))
         });

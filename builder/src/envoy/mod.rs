@@ -5,6 +5,7 @@
 //! new policy nor a new certificate drains a connection.
 
 mod access_log;
+mod agent;
 mod bootstrap;
 mod cluster;
 pub mod filter;
@@ -25,7 +26,7 @@ use crate::diagnostic::{Diagnostic, Failure};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service};
 use filter::Layer;
-use placement::Place;
+use placement::{Place, Secrets};
 
 /// The bootstrap's file, beside the others.
 pub const BOOTSTRAP_FILE: &str = "envoy.yaml";
@@ -51,13 +52,40 @@ pub(crate) struct Plugins {
 /// Mistakes in the policies that only show once they are compiled for this workload.
 pub fn render(mesh: &Resolved, service: &Service, placement: &Placement) -> Result<Vec<File>, Failure> {
     let place = Place::of(placement, service);
+    let mut files = of_place(mesh, service, &place)?;
+    files.push(file(CERTIFICATE_FILE, &tls::certificate_file(&place.certificates))?);
+    files.push(file(TRUST_FILE, &tls::trust_file(&place.certificates, tls::Trust::of(mesh)))?);
+    Ok(files)
+}
+
+/// The same with certificate and trust from SPIRE's agent at `socket`, which takes the place of the two files of secrets.
+///
+/// # Errors
+/// As [`render`].
+pub fn render_with_agent(
+    mesh: &Resolved,
+    service: &Service,
+    placement: &Placement,
+    socket: &str,
+) -> Result<Vec<File>, Failure> {
+    let mut place = Place::of(placement, service);
+    place.secrets = Secrets::Agent {
+        socket: socket.to_owned(),
+        certificate: mesh.spiffe_id(service),
+        trust: match tls::Trust::of(mesh) {
+            tls::Trust::Federated => agent::ALL_BUNDLES.to_owned(),
+            tls::Trust::Roots | tls::Trust::RootsAndList => format!("spiffe://{}", mesh.trust_domain),
+        },
+    };
+    of_place(mesh, service, &place)
+}
+
+fn of_place(mesh: &Resolved, service: &Service, place: &Place<'_>) -> Result<Vec<File>, Failure> {
     let plugins = compile::plugins(mesh, service)?;
-    let bootstrap = bootstrap::bootstrap(mesh, service, &place, &plugins);
+    let bootstrap = bootstrap::bootstrap(mesh, service, place, &plugins);
     let mut files = vec![
         file(BOOTSTRAP_FILE, &bootstrap)?,
         file(OUTBOUND_FILE, &filter::discovery_file(Layer::Http, &place.filter, &plugins.outbound))?,
-        file(CERTIFICATE_FILE, &tls::certificate_file(&place.certificates))?,
-        file(TRUST_FILE, &tls::trust_file(&place.certificates, tls::Trust::of(mesh)))?,
     ];
     if !service.is_edge() {
         let layer = match service.protocol {

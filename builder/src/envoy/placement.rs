@@ -49,6 +49,15 @@ pub fn filter_file_name(sha12: &str) -> String {
     format!("meshward-{sha12}.wasm")
 }
 
+/// Where a sidecar gets its certificate and its trust from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Secrets {
+    /// Files beside its configuration, which point to its certificates.
+    Files { directory: String },
+    /// SPIRE's agent, with the names of both secrets there.
+    Agent { socket: String, certificate: String, trust: String },
+}
+
 /// One service's view of the placement.
 #[derive(Clone, Debug)]
 pub(super) struct Place<'a> {
@@ -63,6 +72,7 @@ pub(super) struct Place<'a> {
     pub certificates: String,
     /// The module's path.
     pub filter: String,
+    pub secrets: Secrets,
 }
 
 impl<'a> Place<'a> {
@@ -77,16 +87,19 @@ impl<'a> Place<'a> {
                 config: pod::CONFIG.to_owned(),
                 certificates: pod::CERTIFICATES.to_owned(),
                 filter: format!("{}/{}", pod::FILTER, filter_file_name(filter_sha12)),
+                secrets: Secrets::Files { directory: pod::CONFIG.to_owned() },
             },
             Placement::Local { filter, services } => {
                 let own = services.get(&service.name);
                 let address = own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |own| own.address);
+                let config = own.map_or_else(String::new, |own| text(&own.config));
                 Self {
                     placement,
                     bind: address,
                     loopback: address,
                     edge_also: own.and_then(|own| own.edge_also),
-                    config: own.map_or_else(String::new, |own| text(&own.config)),
+                    secrets: Secrets::Files { directory: config.clone() },
+                    config,
                     certificates: own.map_or_else(String::new, |own| text(&own.certificates)),
                     filter: text(filter),
                 }

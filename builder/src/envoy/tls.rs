@@ -1,11 +1,15 @@
-//! mTLS on both sides: certificates and trust by file SDS, identities by SPIFFE ID.
+//! mTLS on both sides: certificates and trust by SDS, from files or from SPIRE's agent; identities by SPIFFE ID.
 //!
 //! Session resumption is off on both sides: a resumed session would not look at the certificate again, and so outlive
 //! a trust bundle that no longer has its CA.
 
 use serde::Serialize;
 
-use super::types::{Any, ConfigSource, DataSource, Extension, Resources, StringMatcher, WatchedDirectory};
+use super::agent;
+use super::placement::Secrets;
+use super::types::{
+    Any, AnyValue, ConfigSource, DataSource, Extension, Resources, StringMatcher, WatchedDirectory,
+};
 
 /// Names of the secrets, and of the files that hold them.
 pub const CERTIFICATE: &str = "certificate";
@@ -45,9 +49,31 @@ struct TlsParameters {
 }
 
 #[derive(Serialize)]
-struct SdsSecretConfig {
-    name: &'static str,
-    sds_config: ConfigSource,
+#[serde(untagged)]
+enum SdsSecretConfig {
+    File { name: &'static str, sds_config: ConfigSource },
+    Agent(AnyValue),
+}
+
+impl Secrets {
+    fn certificate(&self) -> SdsSecretConfig {
+        match self {
+            Self::Files { directory } => SdsSecretConfig::File {
+                name: CERTIFICATE,
+                sds_config: ConfigSource::file(directory, CERTIFICATE_FILE),
+            },
+            Self::Agent { certificate, .. } => SdsSecretConfig::Agent(agent::secret(certificate)),
+        }
+    }
+
+    fn trust(&self) -> SdsSecretConfig {
+        match self {
+            Self::Files { directory } => {
+                SdsSecretConfig::File { name: TRUST, sds_config: ConfigSource::file(directory, TRUST_FILE) }
+            }
+            Self::Agent { trust, .. } => SdsSecretConfig::Agent(agent::secret(trust)),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -89,34 +115,28 @@ impl Peers<'_> {
     }
 }
 
-fn common(config: &str, peers: Peers<'_>, alpn: &[&'static str]) -> CommonTlsContext {
+fn common(secrets: &Secrets, peers: Peers<'_>, alpn: &[&'static str]) -> CommonTlsContext {
     CommonTlsContext {
         tls_params: TlsParameters {
             tls_minimum_protocol_version: "TLSv1_2",
             tls_maximum_protocol_version: "TLSv1_3",
         },
         alpn_protocols: alpn.to_vec(),
-        tls_certificate_sds_secret_configs: vec![SdsSecretConfig {
-            name: CERTIFICATE,
-            sds_config: ConfigSource::file(config, CERTIFICATE_FILE),
-        }],
+        tls_certificate_sds_secret_configs: vec![secrets.certificate()],
         combined_validation_context: CombinedValidationContext {
             default_validation_context: ValidationContext { match_typed_subject_alt_names: peers.matchers() },
-            validation_context_sds_secret_config: SdsSecretConfig {
-                name: TRUST,
-                sds_config: ConfigSource::file(config, TRUST_FILE),
-            },
+            validation_context_sds_secret_config: secrets.trust(),
         },
     }
 }
 
 /// The server's side: a certificate of one of the trust domains is required.
-pub fn downstream(config: &str, peers: Peers<'_>, alpn: &[&'static str]) -> Extension {
+pub fn downstream(secrets: &Secrets, peers: Peers<'_>, alpn: &[&'static str]) -> Extension {
     let context = DownstreamTlsContext {
         require_client_certificate: true,
         disable_stateless_session_resumption: true,
         disable_stateful_session_resumption: true,
-        common_tls_context: common(config, peers, alpn),
+        common_tls_context: common(secrets, peers, alpn),
     };
     Extension::new(
         "envoy.transport_sockets.tls",
@@ -126,11 +146,11 @@ pub fn downstream(config: &str, peers: Peers<'_>, alpn: &[&'static str]) -> Exte
 }
 
 /// The client's side: the callee's very identity is required.
-pub fn upstream(config: &str, sni: String, id: String) -> Extension {
+pub fn upstream(secrets: &Secrets, sni: String, id: String) -> Extension {
     let context = UpstreamTlsContext {
         sni,
         max_session_keys: 0,
-        common_tls_context: common(config, Peers::Exactly(id), &[]),
+        common_tls_context: common(secrets, Peers::Exactly(id), &[]),
     };
     Extension::new(
         "envoy.transport_sockets.tls",

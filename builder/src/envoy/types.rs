@@ -98,8 +98,15 @@ impl ConfigSource {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Address {
-    pub socket_address: SocketAddress,
+#[serde(rename_all = "snake_case")]
+pub enum Address {
+    SocketAddress(SocketAddress),
+    Pipe(Pipe),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pipe {
+    pub path: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -114,7 +121,7 @@ impl Address {
     }
 
     pub fn name(address: impl Into<String>, port: u16) -> Self {
-        Self { socket_address: SocketAddress { address: address.into(), port_value: port } }
+        Self::SocketAddress(SocketAddress { address: address.into(), port_value: port })
     }
 }
 

@@ -9,7 +9,7 @@ use super::types::{
     Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Patch, PatchTarget, Replicas,
     Spec,
 };
-use super::{Documents, Filter, certificates, header, labels_of_mesh, labels_of_pods, object, selector};
+use super::{Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::mesh::{Resolved, ports};
 
@@ -22,18 +22,16 @@ pub fn add(mesh: &Resolved, filter: &Filter, files: &mut BTreeMap<String, String
         Ok(())
     };
     write("base/kustomization.yaml", &base(mesh, filter))?;
-    write("overlays/cert-manager/kustomization.yaml", &kustomization(&["../../base", "certificates.yaml"]))?;
     write("overlays/dev/kustomization.yaml", &dev(mesh)?)?;
     write("overlays/prod/kustomization.yaml", &prod(mesh)?)?;
-    files.insert("overlays/cert-manager/certificates.yaml".to_owned(), certificates::documents(mesh)?);
     if let Some(budgets) = availability(mesh)? {
         files.insert("overlays/prod/availability.yaml".to_owned(), budgets);
     }
     files.insert("overlays/prod/monitoring.yaml".to_owned(), monitoring(mesh)?);
-    Ok(())
+    providers::add(mesh, filter, files)
 }
 
-fn kustomization(resources: &[&str]) -> Kustomization {
+pub(super) fn kustomization(resources: &[&str]) -> Kustomization {
     Kustomization {
         api_version: "kustomize.config.k8s.io/v1beta1",
         kind: "Kustomization",
@@ -66,7 +64,7 @@ fn base(mesh: &Resolved, filter: &Filter) -> Kustomization {
     base
 }
 
-/// One pod of each, certificates from `meshward certs`, and what the filter says at level debug.
+/// One pod of each, certificates from `meshward certs` when mesh.yaml names nobody else, and what the filter says at level debug.
 fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
     /// RFC 6902
     #[derive(Serialize)]
@@ -75,7 +73,7 @@ fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
         path: String,
         value: &'static str,
     }
-    let mut dev = kustomization(&["../../base"]);
+    let mut dev = kustomization(&[&providers::overlay(providers::of_development(mesh))]);
     for service in deployed(mesh) {
         dev.replicas.push(Replicas { name: service.name.clone(), count: 1 });
         let sidecar = usize::from(service.container.is_some());
@@ -83,27 +81,28 @@ fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
             let path = format!("/spec/template/spec/containers/{sidecar}/args/-");
             Add { op: "add", path, value }
         };
-        dev.patches.push(Patch {
-            target: PatchTarget { kind: "Deployment", name: service.name.clone() },
-            patch: yaml(&[append("--component-log-level"), append("wasm:debug")])?,
-        });
+        dev.patches.push(Patch::inline(
+            PatchTarget { kind: "Deployment", name: service.name.clone() },
+            yaml(&[append("--component-log-level"), append("wasm:debug")])?,
+        ));
     }
     Ok(dev)
 }
 
-/// cert-manager's certificates, pods spread over nodes, budgets for disruption, a way in from outside the cluster, and
+/// cert-manager's certificates when mesh.yaml names nobody else, pods spread over nodes, budgets for disruption, a way in from outside the cluster, and
 /// metrics for the monitoring namespace.
 fn prod(mesh: &Resolved) -> Result<Kustomization, Failure> {
-    let mut prod = kustomization(&["../cert-manager", "monitoring.yaml"]);
+    let certificates = providers::overlay(providers::of_production(mesh));
+    let mut prod = kustomization(&[&certificates, "monitoring.yaml"]);
     if availability(mesh)?.is_some() {
         prod.resources.push("availability.yaml".to_owned());
     }
     for service in deployed(mesh).filter(|service| service.replicas > 1) {
         let patch = object(mesh, service, "apps/v1", "Deployment", Spec { spec: Spread::of(&service.name) });
-        prod.patches.push(Patch {
-            target: PatchTarget { kind: "Deployment", name: service.name.clone() },
-            patch: yaml(&patch)?,
-        });
+        prod.patches.push(Patch::inline(
+            PatchTarget { kind: "Deployment", name: service.name.clone() },
+            yaml(&patch)?,
+        ));
     }
     if let Some(edge) = mesh.services.iter().find(|service| service.is_edge()) {
         #[derive(Serialize)]
@@ -111,10 +110,8 @@ fn prod(mesh: &Resolved) -> Result<Kustomization, Failure> {
             r#type: &'static str,
         }
         let patch = object(mesh, edge, "v1", "Service", Spec { spec: Type { r#type: "LoadBalancer" } });
-        prod.patches.push(Patch {
-            target: PatchTarget { kind: "Service", name: edge.name.clone() },
-            patch: yaml(&patch)?,
-        });
+        prod.patches
+            .push(Patch::inline(PatchTarget { kind: "Service", name: edge.name.clone() }, yaml(&patch)?));
     }
     Ok(prod)
 }
@@ -161,7 +158,7 @@ impl Spread {
     }
 }
 
-fn deployed(mesh: &Resolved) -> impl Iterator<Item = &crate::mesh::Service> {
+pub(super) fn deployed(mesh: &Resolved) -> impl Iterator<Item = &crate::mesh::Service> {
     mesh.services.iter().filter(|service| service.container.is_some() || service.is_edge())
 }
 
@@ -205,7 +202,7 @@ fn monitoring(mesh: &Resolved) -> Result<String, Failure> {
     Ok(file.text)
 }
 
-fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
+pub(super) fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
     crate::yaml::to_string(value).map_err(|error| {
         Diagnostic::error("unwritable", format!("an object cannot be written as YAML: {error}")).into()
     })

@@ -1,4 +1,5 @@
-//! The mesh → a folder of manifests: `base` and the overlays `dev`, `cert-manager` and `prod`, for kustomize.
+//! The mesh → a folder of manifests for kustomize: `base`, the overlays `dev` and `prod`, and one for each who can issue
+//! certificates in place of `meshward certs`.
 //!
 //! No key and no certificate is ever in them. And no module: its bytes are not text and not for git. The filter's
 //! ConfigMap is put together by kustomize's `configMapGenerator`, at the time of `kubectl apply -k`, from
@@ -11,6 +12,7 @@
 mod certificates;
 mod kustomize;
 mod network;
+mod providers;
 #[cfg(test)]
 mod tests;
 pub mod tree;

@@ -147,6 +147,47 @@ fn each_certificate_has_its_services_identity_and_nothing_else() {
     assert!(spec.get("isCA").is_none());
 }
 
+/// The patches of the overlays name it by its place.
+#[test]
+fn the_volume_of_certificates_stands_where_patches_look_for_it() {
+    use super::workload::{CERTIFICATES_POSITION, CERTIFICATES_VOLUME};
+    let mut seen = 0;
+    for object in all_objects(&rendered(MESH).0).iter().filter(|object| object["kind"] == "Deployment") {
+        let pod = &object["spec"]["template"]["spec"];
+        let Some(containers) = pod["containers"].as_array() else { continue };
+        assert_eq!(pod["volumes"][CERTIFICATES_POSITION]["name"], CERTIFICATES_VOLUME);
+        let sidecar = containers.last().unwrap();
+        assert_eq!(sidecar["volumeMounts"][CERTIFICATES_POSITION]["name"], CERTIFICATES_VOLUME);
+        assert_eq!(sidecar["name"], "envoy");
+        seen += 1;
+    }
+    assert_eq!(seen, 5);
+}
+
+#[test]
+fn the_provider_of_mesh_yaml_carries_dev_and_prod() {
+    let with = |spec: &str| {
+        let (files, _) = rendered(&MESH.replacen("spec:\n", &format!("spec:\n{spec}"), 1));
+        let resources = |overlay: &str| {
+            let path = format!("overlays/{overlay}/kustomization.yaml");
+            documents(&files[&path])[0]["resources"][0].as_str().unwrap().to_owned()
+        };
+        let overlays: Vec<_> = ["cert-manager", "csi-driver-spiffe", "spire"]
+            .into_iter()
+            .filter(|name| files.contains_key(&format!("overlays/{name}/kustomization.yaml")))
+            .collect();
+        (resources("dev"), resources("prod"), overlays.join(" "))
+    };
+    let all = "cert-manager csi-driver-spiffe spire".to_owned();
+    let is = |dev: &str, prod: &str, overlays: &String| (dev.to_owned(), prod.to_owned(), overlays.clone());
+    assert_eq!(with(""), is("../../base", "../cert-manager", &all));
+    assert_eq!(with("  certificates: {provider: embedded}\n"), is("../../base", "../../base", &all));
+    assert_eq!(with("  certificates: {provider: spire}\n"), is("../spire", "../spire", &all));
+    // What cert-manager cannot give is not taken from it.
+    assert_eq!(with("  revocation: {crl: true}\n"), is("../../base", "../../base", &String::new()));
+    assert_eq!(with("  federatesWith: [other]\n"), is("../../base", "../../base", &"spire".to_owned()));
+}
+
 #[test]
 fn services_in_several_namespaces_share_one_issuer() {
     let mesh = "apiVersion: meshward.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec:\n  trustDomain: t\n  services:\n\

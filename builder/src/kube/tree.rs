@@ -1,6 +1,6 @@
 //! The folder on disk: compared with what `render` would write, and replaced as a whole or not at all.
 //!
-//! `base` and the three overlays belong to `render` alone. A file in them that it did not write is somebody's work, and
+//! `base` and the overlays that it writes belong to `render` alone. A file in them that it did not write is somebody's work, and
 //! stops it before anything is touched. Everything else in the folder (mesh.yaml, overlays of other names) is not its.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,14 @@ use crate::compile;
 use crate::diagnostic::{Diagnostic, Failure};
 
 /// The folders that belong to `render`.
-const FOLDERS: [&str; 4] = ["base", "overlays/cert-manager", "overlays/dev", "overlays/prod"];
+pub const FOLDERS: [&str; 6] = [
+    "base",
+    "overlays/cert-manager",
+    "overlays/csi-driver-spiffe",
+    "overlays/dev",
+    "overlays/prod",
+    "overlays/spire",
+];
 
 /// Which module the manifests are made for, in `base`.
 pub const LOCK: &str = "filter.lock";
@@ -205,6 +212,10 @@ fn swap(folder: &Path, name: &str, new: &Path, old: &Path) -> std::io::Result<()
     let place = folder.join(name);
     if place.exists() {
         std::fs::rename(&place, old.join(name))?;
+    }
+    // Not every mesh has all of them.
+    if !new.join(name).exists() {
+        return Ok(());
     }
     std::fs::rename(new.join(name), &place).inspect_err(|_| put_back(folder, name, old))
 }

@@ -386,10 +386,23 @@ pub struct GeneratorOptions {
     pub labels: Labels,
 }
 
+/// Operations or a piece of an object, here or in a file beside the kustomization.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Patch {
-    pub target: PatchTarget,
-    pub patch: String,
+#[serde(untagged)]
+pub enum Patch {
+    Inline { target: PatchTarget, patch: String },
+    File { path: String },
+}
+
+impl Patch {
+    pub fn inline(target: PatchTarget, patch: String) -> Self {
+        Self::Inline { target, patch }
+    }
+
+    /// The object that it is for is named in the file.
+    pub fn file(path: &str) -> Self {
+        Self::File { path: path.to_owned() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

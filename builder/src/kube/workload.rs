@@ -18,7 +18,10 @@ use crate::mesh::model::{ContainerSpec, EnvSpec, ProbeSpec, Protocol, ResourcesS
 use crate::mesh::{Resolved, Service, ports};
 
 /// The user `envoy` of the image. Also the pod's `fsGroup`, by which it may read the key (mode 0440).
-const ENVOY_USER: u32 = 101;
+pub const ENVOY_USER: u32 = 101;
+/// The volume of certificates, and where it stands among the volumes and the sidecar's mounts, for patches.
+pub const CERTIFICATES_VOLUME: &str = "mtls-cert";
+pub const CERTIFICATES_POSITION: usize = 1;
 /// 0440
 const KEY_MODE: u32 = 288;
 /// The sidecar outlives the pod's removal from DNS by this, so that nobody calls one that is gone.
@@ -190,7 +193,7 @@ fn sidecar(mesh: &Resolved, service: &Service) -> Container {
         security_context: unprivileged(Some(ENVOY_USER)),
         volume_mounts: vec![
             mount("envoy-config", pod::CONFIG),
-            mount("mtls-cert", pod::CERTIFICATES),
+            mount(CERTIFICATES_VOLUME, pod::CERTIFICATES),
             mount("meshward-filter", pod::FILTER),
         ],
         ..Container::default()
@@ -224,7 +227,7 @@ fn volumes(service: &Service, filter: &Filter) -> Vec<Volume> {
     let mut volumes = vec![
         volume("envoy-config", VolumeSource::ConfigMap { name: format!("{}-envoy-config", service.name) }),
         volume(
-            "mtls-cert",
+            CERTIFICATES_VOLUME,
             VolumeSource::Secret {
                 secret_name: format!("{}-mtls-cert", service.name),
                 default_mode: KEY_MODE,

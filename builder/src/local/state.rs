@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::diagnostic::Diagnostic;
+use crate::pki::store::leaf_set;
 
 /// The folder, locked for this process as long as this value lives.
 #[derive(Debug)]
@@ -74,13 +75,14 @@ impl State {
         self.folder.join("network")
     }
 
-    pub fn ca(&self) -> PathBuf {
-        self.folder.join("ca")
+    /// What `meshward certs` works on.
+    pub fn certs(&self) -> PathBuf {
+        self.folder.join("certs")
     }
 
     /// What a pod has at `/etc/certs`.
     pub fn certificates(&self, service: &str) -> PathBuf {
-        self.folder.join("certs").join(service)
+        self.certs().join(leaf_set(service))
     }
 
     /// What a pod has at `/etc/envoy`.

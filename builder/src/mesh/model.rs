@@ -48,6 +48,9 @@ pub struct MeshSpec {
     /// Certificates and identities that are refused at once, whatever policies say.
     #[serde(default)]
     pub revocation: RevocationSpec,
+    /// Who issues the sidecars' certificates in the cluster.
+    #[serde(default)]
+    pub certificates: CertificatesSpec,
     /// The Kubernetes namespace of all services that name none.
     #[serde(default)]
     pub namespace: Option<Spanned<String>>,
@@ -80,6 +83,31 @@ pub struct RevocationSpec {
     /// Sidecars also check the revocation list, `ca.crl` beside their certificates, which `meshward certs` then keeps.
     #[serde(default)]
     pub crl: Option<Spanned<bool>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct CertificatesSpec {
+    /// What the overlays `dev` and `prod` stand on: `embedded` (Secrets that `meshward certs` fills), `cert-manager`,
+    /// `csi-driver-spiffe`, or `spire`. When not said: `embedded` in `dev`, `cert-manager` in `prod`.
+    #[serde(default)]
+    pub provider: Option<Spanned<CertificateProvider>>,
+    /// With `spire`: the agent's socket as the pod sees it. `/run/spire/sockets/agent.sock` when not said.
+    #[serde(default)]
+    pub agent_socket: Option<Spanned<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum CertificateProvider {
+    /// `meshward certs`
+    Embedded,
+    /// cert-manager's Certificates, in Secrets
+    CertManager,
+    /// cert-manager's csi-driver-spiffe: the key never leaves its node
+    CsiDriverSpiffe,
+    /// SPIRE: Envoy asks the agent of its node
+    Spire,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::document::{Document, Spanned};
-use super::model::{ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
+use super::model::{CertificateProvider, ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
 use crate::diagnostic::Diagnostic;
 use crate::limits::Limits;
 use crate::policy::{self, Mode, Policies};
 
+mod certificates;
 mod check;
 mod revocation;
 mod service;
@@ -48,6 +49,7 @@ pub struct Resolved {
     /// Other trust domains whose workloads may call.
     pub federates_with: Vec<String>,
     pub revocation: Revocation,
+    pub certificates: Certificates,
     /// The namespace of the services that name none.
     pub namespace: String,
     /// The namespace whose policies apply in all namespaces.
@@ -81,6 +83,18 @@ pub struct Revocation {
     /// Whether sidecars check `ca.crl`. Never together with other trust domains.
     pub crl: bool,
 }
+
+/// Who issues the certificates in the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    /// None when mesh.yaml does not say.
+    pub provider: Option<CertificateProvider>,
+    /// SPIRE's, as the pod sees it.
+    pub agent_socket: String,
+}
+
+/// Where SPIRE's agent listens, on its node and by its CSI driver in the pod.
+const DEFAULT_AGENT_SOCKET: &str = "/run/spire/sockets/agent.sock";
 
 /// One workload and its sidecar.
 #[derive(Clone, Debug)]
@@ -143,6 +157,12 @@ impl Resolved {
     /// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`
     pub fn spiffe_id(&self, service: &Service) -> String {
         format!("spiffe://{}/ns/{}/sa/{}", self.trust_domain, service.namespace, service.service_account)
+    }
+
+    /// Whether sidecars get from `provider` all that the mesh asks for.
+    pub fn can_use(&self, provider: CertificateProvider) -> bool {
+        (!self.revocation.crl || provider.has_lists())
+            && (self.federates_with.is_empty() || provider.federates())
     }
 
     /// How the policies see a service.
@@ -208,6 +228,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
     }
     check.federation(&spec);
     let revocation = check.revocation(&spec.revocation);
+    let certificates = check.certificates(&spec);
     for namespace in spec.namespace.iter().chain(&spec.root_namespace) {
         check.dns_label("a namespace", namespace);
     }
@@ -221,6 +242,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         trust_domain_aliases: spec.trust_domain_aliases.into_iter().map(|alias| alias.value).collect(),
         federates_with: spec.federates_with.into_iter().map(|other| other.value).collect(),
         revocation,
+        certificates,
         root_namespace: spec
             .root_namespace
             .map_or_else(|| ROOT_NAMESPACE.to_owned(), |namespace| namespace.value),

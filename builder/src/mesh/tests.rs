@@ -1,5 +1,6 @@
 //! What a user sees for a mesh.yaml, good and bad.
 
+use super::model::CertificateProvider;
 use super::model::Protocol;
 use super::{Resolved, load_sources};
 use crate::diagnostic::Source;
@@ -138,6 +139,27 @@ fn the_deny_list_is_read_and_checked() {
             .unwrap_err()
             .join("\n")
     );
+}
+
+#[test]
+fn a_provider_of_certificates_is_asked_for_what_it_can_give() {
+    let with = |spec: &str| {
+        load(&format!("{HEAD}spec:\n  trustDomain: t\n{spec}  services: [{{name: a, port: 80}}]\n"))
+    };
+    let mesh = with("").unwrap();
+    assert_eq!(mesh.certificates.provider, None);
+    let mesh = with("  certificates: {provider: spire, agentSocket: /run/agent/api.sock}\n").unwrap();
+    assert_eq!(mesh.certificates.provider, Some(CertificateProvider::Spire));
+    assert_eq!(mesh.certificates.agent_socket, "/run/agent/api.sock");
+    with("  federatesWith: [other]\n  certificates: {provider: spire}\n").unwrap();
+    with("  revocation: {crl: true}\n  certificates: {provider: embedded}\n").unwrap();
+    let wrong = [
+        "  certificates: {provider: vault}\n",
+        "  certificates: {provider: cert-manager, agentSocket: /run/agent/api.sock}\n  federatesWith: [other]\n",
+        "  certificates: {provider: spire, agentSocket: api.sock}\n  revocation: {crl: true}\n",
+        "  certificates: {provider: spire, agentSocket: /api.sock}\n",
+    ];
+    insta::assert_snapshot!(wrong.map(|spec| with(spec).unwrap_err().join("\n")).join("\n\n"));
 }
 
 #[test]

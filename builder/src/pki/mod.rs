@@ -17,7 +17,6 @@ pub mod key;
 pub mod ledger;
 pub mod manifest;
 pub mod pem;
-pub mod provider;
 pub mod renewal;
 pub mod revoke;
 pub mod rotate;

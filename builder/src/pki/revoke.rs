@@ -12,6 +12,7 @@ use super::authority::Authority;
 use super::error::{Error, Result};
 use super::key::Passphrase;
 use super::ledger::{Entry, Ledger, Reason, Revocation};
+use super::store::Store;
 
 /// What of the ledger `text` means: a serial number, a SPIFFE ID, a set or a service. Living ones only.
 pub fn select<'a>(ledger: &'a mut Ledger, text: &str, now: OffsetDateTime) -> Vec<&'a mut Entry> {
@@ -39,6 +40,22 @@ pub fn mark(entries: Vec<&mut Entry>, reason: Reason, now: OffsetDateTime) -> Ve
         }
     }
     marked
+}
+
+/// The first list, where there is none yet: sidecars that check a list take no certificate at all without one.
+pub fn ensure_list(
+    store: &mut dyn Store,
+    authority: &mut Authority,
+    ledger: &mut Ledger,
+    passphrase: Option<&Passphrase>,
+    now: OffsetDateTime,
+) -> Result<()> {
+    if authority.crl().is_some() {
+        return Ok(());
+    }
+    refresh(authority, ledger, passphrase, now)?;
+    ledger.save(store)?;
+    authority.save(store)
 }
 
 /// Makes the lists anew and puts them into the CA's set; the ledger's number goes up.

@@ -9,6 +9,7 @@ use super::unwritable;
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::{self, File, Placement, pod};
 use crate::kube::Filter;
+use crate::mesh::model::CertificateProvider;
 use crate::mesh::{Resolved, Service};
 use crate::pki::{self, Ca, CaOptions, SvidRequest};
 
@@ -74,7 +75,12 @@ impl Pods {
             std::fs::hard_link(&self.module, &link).map_err(|error| unwritable(&link, &error))?;
         }
         let mut files = Vec::new();
-        for File { name, text } in envoy::render(mesh, service, &self.placement)? {
+        let rendered = if mesh.certificates.provider == Some(CertificateProvider::Spire) {
+            envoy::render_with_agent(mesh, service, &self.placement, &mesh.certificates.agent_socket)?
+        } else {
+            envoy::render(mesh, service, &self.placement)?
+        };
+        for File { name, text } in rendered {
             let mut value = parse(name, &text)?;
             move_below(&mut value, &root);
             let json = serde_json::to_vec(&value).unwrap_or_default();

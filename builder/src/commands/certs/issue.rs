@@ -70,11 +70,8 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let passphrase = args.passphrase.read()?;
     let mut ledger = Ledger::load(&store)?;
     let now = common::now();
-    if crl && authority.crl().is_none() {
-        // Sidecars that check a list take none of their certificates without one.
-        revoke::refresh(&mut authority, &mut ledger, passphrase.as_ref(), now)?;
-        ledger.save(&mut store)?;
-        authority.save(&mut store)?;
+    if crl {
+        revoke::ensure_list(&mut store, &mut authority, &mut ledger, passphrase.as_ref(), now)?;
     }
     if let Some(csr) = &args.csr {
         let mut requests = wanted.values();
