@@ -15,6 +15,7 @@ pub mod kube;
 pub mod limits;
 pub mod local;
 pub mod mesh;
+pub mod native;
 pub mod patch;
 pub mod pki;
 pub mod policy;

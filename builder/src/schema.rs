@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::limits;
 use crate::mesh::model::{API_VERSION, Mesh};
-use crate::policy;
+use crate::{native, policy};
 
 /// The file's name, as `init` writes it beside mesh.yaml.
 pub const FILE: &str = "meshward.schema.json";
@@ -22,6 +22,7 @@ const KINDS: &[Kind] = &[
     ("AuthorizationPolicy", &policy::API_VERSIONS, of::<policy::model::AuthorizationPolicy>),
     ("PeerAuthentication", &policy::API_VERSIONS, of::<policy::model::PeerAuthentication>),
     ("RateLimitPolicy", &[API_VERSION], of::<limits::rate_limit::model::RateLimitPolicy>),
+    ("DestinationRule", &native::model::API_VERSIONS, of::<native::model::DestinationRule>),
 ];
 
 fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {

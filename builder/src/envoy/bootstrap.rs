@@ -25,16 +25,16 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
     let tcp = service.calls.iter().filter_map(|call| Some((mesh.service(&call.service)?, call.port?)));
     let mut listeners = Vec::new();
     match &service.edge {
-        Some(edge) => listeners.push(listener::edge(edge, place, plugins)),
+        Some(edge) => listeners.push(listener::edge(mesh, service, edge, place, plugins)),
         None => {
             listeners.push(listener::inbound(mesh, service, place, plugins));
-            listeners.push(listener::outbound(mesh, &http, place, plugins));
+            listeners.push(listener::outbound(mesh, service, &http, place, plugins));
         }
     }
     listeners.extend(tcp.map(|(callee, port)| listener::tcp_callee(callee, port, place)));
     listeners.push(listener::health(service, place));
     let mut clusters: Vec<_> = cluster::application(service, place).into_iter().collect();
-    clusters.extend(callees.iter().map(|callee| cluster::callee(mesh, callee, place)));
+    clusters.extend(callees.iter().map(|callee| cluster::callee(mesh, service, callee, place)));
     clusters.push(cluster::admin(place));
     if let Secrets::Agent { socket, .. } = &place.secrets {
         clusters.push(agent::cluster(socket));

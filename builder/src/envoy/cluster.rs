@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::http::{UPSTREAM_CONNECTION_DURATION, http2_limits};
 use super::placement::{Place, Target};
-use super::tls;
 use super::types::{
     Address, Any, AnyValue, CircuitBreakers, Cluster, ClusterLoadAssignment, Empty, Endpoint,
     HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, Thresholds, UpstreamHttp, UseDownstreamProtocol,
 };
+use super::{native, tls};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
+use crate::native::ForCall;
 use crate::policy::Mode;
 
 /// The own application and the own admin interface. No service can have these names: they have an underscore.
@@ -38,18 +39,26 @@ pub fn at(name: &str, address: Option<Address>) -> Cluster {
         },
         circuit_breakers: None,
         outlier_detection: None,
+        common_lb_config: None,
         transport_socket: None,
         typed_extension_protocol_options: BTreeMap::new(),
     }
 }
 
 /// HTTP upstream in the protocol of the downstream.
-fn http_options(max_connection_duration: Option<&'static str>) -> BTreeMap<&'static str, AnyValue> {
+fn http_options(
+    max_connection_duration: Option<&'static str>,
+    call: ForCall<'_>,
+) -> BTreeMap<&'static str, AnyValue> {
     const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let pool = call.connection_pool.and_then(|pool| pool.http.as_ref());
+    let idle = pool.and_then(|pool| pool.idle_timeout.as_ref());
+    let most = pool.and_then(|pool| pool.max_requests_per_connection.as_ref());
     let options = UpstreamHttp {
         common_http_protocol_options: HttpProtocolOptions {
-            idle_timeout: "300s",
+            idle_timeout: idle.map_or("300s".into(), |idle| idle.value.to_envoy().into()),
             max_connection_duration,
+            max_requests_per_connection: most.map(|most| most.value),
             headers_with_underscores_action: None,
         },
         use_downstream_protocol_config: UseDownstreamProtocol {
@@ -69,11 +78,12 @@ pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
             max_pending_requests: Some(UNLIMITED),
             max_requests: Some(UNLIMITED),
             max_retries: None,
+            retry_budget: None,
             track_remaining: false,
         }],
     });
     if service.protocol == Protocol::Http {
-        cluster.typed_extension_protocol_options = http_options(None);
+        cluster.typed_extension_protocol_options = http_options(None, ForCall::default());
     }
     Some(cluster)
 }
@@ -84,7 +94,7 @@ pub fn admin(place: &Place<'_>) -> Cluster {
 }
 
 /// The sidecars of a callee: mTLS, and no other identity than the callee's.
-pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
+pub fn callee(mesh: &Resolved, caller: &Service, callee: &Service, place: &Place<'_>) -> Cluster {
     let target = place.sidecar_of(mesh, &callee.name);
     let address = match &target {
         Target::Name(name) => Some(Address::name(name.clone(), ports::INBOUND)),
@@ -103,8 +113,10 @@ pub fn callee(mesh: &Resolved, callee: &Service, place: &Place<'_>) -> Cluster {
     if mesh.mode(callee) != Mode::Disable {
         cluster.transport_socket = Some(tls::upstream(&place.secrets, callee.fqdn(), mesh.spiffe_id(callee)));
     }
+    let call = crate::native::for_call(mesh, caller, callee);
+    native::protect(&mut cluster, call);
     if callee.protocol == Protocol::Http {
-        cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION));
+        cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION), call);
     }
     cluster
 }

@@ -101,7 +101,8 @@ pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<E
         merge_slashes: hardened,
         path_with_escaped_slashes_action: if hardened { "REJECT_REQUEST" } else { "KEEP_UNCHANGED" },
         common_http_protocol_options: HttpProtocolOptions {
-            idle_timeout: "3600s",
+            idle_timeout: "3600s".into(),
+            max_requests_per_connection: None,
             max_connection_duration: inbound.is_some().then_some(MAX_CONNECTION_DURATION),
             // `x_user` and `x-user` are one header to many applications, and two to a policy.
             headers_with_underscores_action: hardened.then_some("REJECT_REQUEST"),

@@ -107,9 +107,16 @@ fn inbound_filters(
 }
 
 /// 15006: plain HTTP from the own application.
-pub fn outbound(mesh: &Resolved, callees: &[&Service], place: &Place<'_>, plugins: &Plugins) -> Listener {
+pub fn outbound(
+    mesh: &Resolved,
+    service: &Service,
+    callees: &[&Service],
+    place: &Place<'_>,
+    plugins: &Plugins,
+) -> Listener {
     let filters = outbound_filters(place, plugins);
-    let manager = http::connection_manager(Side::Outbound, routes::outbound(mesh, callees), filters);
+    let routes = routes::outbound(mesh, service, callees);
+    let manager = http::connection_manager(Side::Outbound, routes, filters);
     let address = Address::ip(place.loopback, ports::OUTBOUND);
     listener("outbound", "OUTBOUND", address, vec![chain("http", vec![manager])])
 }
@@ -128,8 +135,15 @@ pub fn tcp_callee(callee: &Service, port: u16, place: &Place<'_>) -> Listener {
 }
 
 /// Plain HTTP from outside.
-pub fn edge(edge: &crate::mesh::Edge, place: &Place<'_>, plugins: &Plugins) -> Listener {
-    let manager = http::connection_manager(Side::Edge, routes::edge(edge), outbound_filters(place, plugins));
+pub fn edge(
+    mesh: &Resolved,
+    service: &Service,
+    edge: &crate::mesh::Edge,
+    place: &Place<'_>,
+    plugins: &Plugins,
+) -> Listener {
+    let routes = routes::edge(mesh, service, edge);
+    let manager = http::connection_manager(Side::Edge, routes, outbound_filters(place, plugins));
     let address = Address::ip(place.bind, edge.port);
     let mut listener = listener("edge", "INBOUND", address, vec![chain("http", vec![manager])]);
     let also = place.edge_also.map(|address| AdditionalAddress { address: Address::ip(address, edge.port) });

@@ -11,6 +11,7 @@ mod cluster;
 pub mod filter;
 mod http;
 mod listener;
+mod native;
 mod placement;
 mod routes;
 mod tls;

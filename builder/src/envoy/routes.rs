@@ -1,11 +1,12 @@
 //! Which request goes to which cluster.
 
-use super::cluster;
 use super::types::{
-    DirectResponse, HeaderMatcher, InlineString, RetryPolicy, Route, RouteAction, RouteConfiguration,
-    RouteMatch, StringMatcher, VirtualHost,
+    DirectResponse, HeaderMatcher, InlineString, Route, RouteAction, RouteConfiguration, RouteMatch,
+    StringMatcher, VirtualHost,
 };
+use super::{cluster, native};
 use crate::mesh::{Edge, EdgeRoute, Resolved, Service};
+use crate::native::for_call;
 
 /// No limit for the whole of a request: streams (gRPC, server-sent events of MCP) may be long. `stream_idle_timeout`
 /// ends what stands still.
@@ -25,7 +26,7 @@ fn everything() -> RouteMatch {
 }
 
 fn to(cluster: &str) -> RouteAction {
-    RouteAction { cluster: cluster.to_owned(), timeout: NO_TIMEOUT, ..RouteAction::default() }
+    RouteAction { cluster: cluster.to_owned(), timeout: NO_TIMEOUT.into(), ..RouteAction::default() }
 }
 
 fn route(matcher: RouteMatch, action: RouteAction) -> Route {
@@ -48,15 +49,16 @@ pub fn inbound() -> RouteConfiguration {
 
 /// By host name: each callee under its name and the names that Kubernetes' DNS would know it by. With a single callee
 /// any other host does as well; with several an unknown one is a 404 that says which there are.
-pub fn outbound(mesh: &Resolved, callees: &[&Service]) -> RouteConfiguration {
+pub fn outbound(mesh: &Resolved, caller: &Service, callees: &[&Service]) -> RouteConfiguration {
+    let action = |callee: &Service| to_callee(mesh, caller, callee);
     let named =
-        |callee: &&Service| host(&callee.name, domains(callee), vec![route(everything(), to_callee(callee))]);
+        |callee: &&Service| host(&callee.name, domains(callee), vec![route(everything(), action(callee))]);
     let mut hosts: Vec<_> = callees.iter().map(named).collect();
     let any = vec!["*".to_owned()];
     hosts.push(match callees {
         // The callee's policies shall see its own name, and not this listener's address.
         [only] => {
-            let action = RouteAction { host_rewrite_literal: Some(only.name.clone()), ..to_callee(only) };
+            let action = RouteAction { host_rewrite_literal: Some(only.name.clone()), ..action(only) };
             host("any-host", any, vec![route(everything(), action)])
         }
         _ => host("unknown-host", any, vec![unknown_host(mesh, callees)]),
@@ -69,10 +71,13 @@ fn domains(callee: &Service) -> Vec<String> {
     vec![name.clone(), format!("{name}.{namespace}"), format!("{name}.{namespace}.svc"), callee.fqdn()]
 }
 
-/// Tried again only where the callee has certainly not seen the request.
-fn to_callee(callee: &Service) -> RouteAction {
-    let retry_on = "connect-failure,refused-stream,reset-before-request".to_owned();
-    RouteAction { retry_policy: Some(RetryPolicy { retry_on, num_retries: 2 }), ..to(&callee.name) }
+fn to_callee(mesh: &Resolved, caller: &Service, callee: &Service) -> RouteAction {
+    let call = for_call(mesh, caller, callee);
+    RouteAction {
+        timeout: call.timeout.map_or(NO_TIMEOUT.into(), |timeout| timeout.to_envoy().into()),
+        retry_policy: Some(native::retry_policy(call)),
+        ..to(&callee.name)
+    }
 }
 
 fn unknown_host(mesh: &Resolved, callees: &[&Service]) -> Route {
@@ -90,13 +95,14 @@ fn unknown_host(mesh: &Resolved, callees: &[&Service]) -> Route {
 }
 
 /// By path, and by host where a route names one. No route: 404.
-pub fn edge(edge: &Edge) -> RouteConfiguration {
+pub fn edge(mesh: &Resolved, service: &Service, edge: &Edge) -> RouteConfiguration {
     let mut names: Vec<&str> = edge.routes.iter().filter_map(|route| route.host.as_deref()).collect();
     names.sort_unstable();
     names.dedup();
     let for_host = |name: Option<&str>| {
         let fits = |route: &&EdgeRoute| route.host.is_none() || route.host.as_deref() == name;
-        edge.routes.iter().filter(fits).flat_map(edge_route).collect::<Vec<_>>()
+        let routes = edge.routes.iter().filter(fits);
+        routes.flat_map(|route| edge_route(mesh, service, route)).collect::<Vec<_>>()
     };
     let mut hosts: Vec<_> =
         names.into_iter().map(|name| host(name, vec![name.to_owned()], for_host(Some(name)))).collect();
@@ -104,14 +110,11 @@ pub fn edge(edge: &Edge) -> RouteConfiguration {
     configuration("edge", hosts)
 }
 
-fn edge_route(written: &EdgeRoute) -> Vec<Route> {
+fn edge_route(mesh: &Resolved, edge: &Service, written: &EdgeRoute) -> Vec<Route> {
+    let callee = mesh.service(&written.service);
     let action = |rewrite: Option<String>| RouteAction {
         prefix_rewrite: rewrite,
-        retry_policy: Some(RetryPolicy {
-            retry_on: "connect-failure,refused-stream,reset-before-request".to_owned(),
-            num_retries: 2,
-        }),
-        ..to(&written.service)
+        ..callee.map_or_else(|| to(&written.service), |callee| to_callee(mesh, edge, callee))
     };
     let prefix = written.prefix.clone();
     match (prefix.as_str(), written.rewrite.as_deref()) {

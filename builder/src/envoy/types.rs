@@ -3,6 +3,7 @@
 //! Only shapes live here; what goes into them is decided in the sibling modules. Durations are in protobuf's JSON form
 //! (`"5s"`). Deliberately absent: reading foreign configurations (`crate::patch` does, on the text itself).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -295,9 +296,11 @@ pub struct UpgradeConfig {
 /// `core.v3.HttpProtocolOptions`
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HttpProtocolOptions {
-    pub idle_timeout: &'static str,
+    pub idle_timeout: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connection_duration: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests_per_connection: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_with_underscores_action: Option<&'static str>,
 }
@@ -357,7 +360,7 @@ pub struct HeaderMatcher {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct RouteAction {
     pub cluster: String,
-    pub timeout: &'static str,
+    pub timeout: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_rewrite: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -370,6 +373,8 @@ pub struct RouteAction {
 pub struct RetryPolicy {
     pub retry_on: String,
     pub num_retries: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_try_timeout: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -422,9 +427,11 @@ pub struct Cluster {
     pub load_assignment: ClusterLoadAssignment,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breakers: Option<CircuitBreakers>,
-    /// `config.cluster.v3.OutlierDetection`: ejects hosts. Only from a DestinationRule.
+    /// Ejects hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub outlier_detection: Option<Value>,
+    pub outlier_detection: Option<OutlierDetection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub common_lb_config: Option<CommonLbConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport_socket: Option<Extension>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -447,8 +454,49 @@ pub struct Thresholds {
     pub max_requests: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_retries: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_budget: Option<RetryBudget>,
     #[serde(skip_serializing_if = "is_false")]
     pub track_remaining: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RetryBudget {
+    pub budget_percent: Percent,
+    pub min_retry_concurrency: u32,
+}
+
+/// `type.v3.Percent`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Percent {
+    pub value: f64,
+}
+
+/// `config.cluster.v3.Cluster.CommonLbConfig`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CommonLbConfig {
+    pub healthy_panic_threshold: Percent,
+}
+
+/// `config.cluster.v3.OutlierDetection`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OutlierDetection {
+    pub consecutive_5xx: u32,
+    pub enforcing_consecutive_5xx: u32,
+    pub consecutive_gateway_failure: u32,
+    pub enforcing_consecutive_gateway_failure: u32,
+    #[serde(skip_serializing_if = "is_false")]
+    pub split_external_local_origin_errors: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consecutive_local_origin_failure: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enforcing_consecutive_local_origin_failure: Option<u32>,
+    pub enforcing_success_rate: u32,
+    pub interval: String,
+    pub base_ejection_time: String,
+    pub max_ejection_percent: u32,
+    #[serde(skip_serializing_if = "is_false")]
+    pub always_eject_one_host: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,6 +8,7 @@ use super::model::{API_VERSION, Mesh};
 use super::{Resolved, discover, read, resolve};
 use crate::diagnostic::{Diagnostic, Failure, Severity, Source, nearest};
 use crate::limits;
+use crate::native;
 use crate::policy::{self, authorization::Target};
 
 /// Who reads which kind: (kind, the API groups it may have).
@@ -17,10 +18,7 @@ const KINDS: [(&str, &[&str]); 6] = [
     ("PeerAuthentication", &["security.istio.io/v1", "security.istio.io/v1beta1"]),
     ("RateLimitPolicy", &[API_VERSION]),
     ("CircuitBreakerPolicy", &[API_VERSION]),
-    (
-        "DestinationRule",
-        &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"],
-    ),
+    ("DestinationRule", &native::model::API_VERSIONS),
 ];
 
 /// Reads and checks the mesh that the files hold; with no path, the one that [`discover::discover`] finds.
@@ -57,12 +55,12 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             }
         }
     }
-    for document in &limit_documents {
+    for document in limit_documents.iter().filter(|document| document.kind.value != "DestinationRule") {
         // To be read by `crate::limits`, and until then not to be taken for something that is in force.
         let message = format!("`{}` is not enforced by this version", document.kind.value);
         mistakes.push(document.error("not-enforced", message, &document.kind.span).help("take it out"));
     }
-    let resolved = the_mesh(&meshes, sources, &mut mistakes).and_then(|document| {
+    let mut resolved = the_mesh(&meshes, sources, &mut mistakes).and_then(|document| {
         let mesh: Mesh = read::document(document, &mut mistakes)?;
         Some(resolve::resolve(document, mesh, &mut mistakes))
     });
@@ -70,9 +68,11 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     let namespace = resolved.as_ref().map_or(resolve::DEFAULT_NAMESPACE, |mesh| mesh.namespace.as_str());
     let checked = policy::load(&policies, namespace, &mut mistakes);
     let checked_limits = limits::load(&limit_documents, namespace, &mut mistakes);
-    if let Some(mesh) = &resolved {
+    if let Some(mesh) = &mut resolved {
         policies_of_the_edge(mesh, &checked, &mut mistakes);
         limits::check_against(&checked_limits, mesh, &mut mistakes);
+        mesh.native = native::load(&limit_documents, mesh, &mut mistakes);
+        native::settings::conflicts(mesh, &mut mistakes);
     }
     mistakes.sort_by_key(|mistake| {
         // By file in the order given, then by place; what has none comes first.

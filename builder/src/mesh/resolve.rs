@@ -10,6 +10,7 @@ use super::document::{Document, Spanned};
 use super::model::{CertificateProvider, ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
 use crate::diagnostic::Diagnostic;
 use crate::limits::Limits;
+use crate::native;
 use crate::policy::{self, Mode, Policies};
 
 mod certificates;
@@ -67,6 +68,8 @@ pub struct Resolved {
     pub limit_documents: Vec<Document>,
     /// The same, checked.
     pub limits: Limits,
+    /// Envoy's own protections of calls.
+    pub native: Vec<native::Settings>,
     /// What is no mistake, but a surprise.
     pub warnings: Vec<Diagnostic>,
     /// The document of kind `Mesh`, for further diagnostics.
@@ -255,6 +258,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         policies: Policies::default(),
         limit_documents: Vec::new(),
         limits: Limits::default(),
+        native: Vec::new(),
         warnings: Vec::new(),
         document: document.clone(),
     }

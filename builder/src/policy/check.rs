@@ -20,8 +20,7 @@ mod rule;
 mod target;
 
 pub(crate) use rule::Reader as RuleReader;
-pub(super) use target::labels;
-pub(crate) use target::target;
+pub(crate) use target::{labels, target};
 
 /// All policies of a mesh, checked.
 #[derive(Clone, Debug, Default)]

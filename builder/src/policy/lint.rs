@@ -19,6 +19,7 @@ pub mod codes;
 mod contradiction;
 mod cover;
 mod identity;
+mod native;
 mod paths;
 mod protocol;
 pub mod sarif;
@@ -68,6 +69,7 @@ pub fn lint(context: &Context<'_>) -> Vec<Diagnostic> {
         target::lint(context, policy, &mut findings);
     }
     target::lint_peer(context, &mut findings);
+    native::lint(context, &mut findings);
     shadow::lint(context, &mut findings);
     findings.sort_by(|a, b| order(a).cmp(&order(b)));
     findings

@@ -93,7 +93,7 @@ fn service(
 }
 
 /// The labels of a selector, checked as Istio does.
-pub(in crate::policy) fn labels(
+pub(crate) fn labels(
     document: &Document,
     selector: Option<&Spanned<model::Selector>>,
     mistakes: &mut Vec<Diagnostic>,

@@ -142,8 +142,35 @@ pub static TWO_ADDRESSES: Code = Code {
     mend: "Use `principals` for callers of the mesh, and addresses at the edge.",
 };
 
+pub static EJECTS_NOTHING: Code = Code {
+    code: "MW020",
+    title: "an outlier detection that ejects nothing",
+    severity: Severity::Warning,
+    why: "Envoy ejects a host only while the ejected ones are at most `maxEjectionPercent` of all. 10 of 100, Envoy's and \
+          Istio's default, is less than one host where there are fewer than ten.",
+    mend: "Leave `maxEjectionPercent` out (50, and always at least one host), or write a number that is at least one host.",
+};
+
+pub static GATEWAY_ERRORS: Code = Code {
+    code: "MW021",
+    title: "gateway errors that are never counted far enough",
+    severity: Severity::Warning,
+    why: "502, 503 and 504 are 5xx too. With `consecutiveGatewayErrors` at or above `consecutive5xxErrors` (5 when not \
+          said) the host is out for the other reason first, always.",
+    mend: "Write a number below `consecutive5xxErrors`, or turn that off with 0.",
+};
+
+pub static PANIC: Code = Code {
+    code: "MW022",
+    title: "an ejection that is undone at once",
+    severity: Severity::Warning,
+    why: "When fewer than `minHealthPercent` of the hosts are left, Envoy uses all of them again, the ejected ones too. In a \
+          small mesh one ejection is enough for that.",
+    mend: "Leave `minHealthPercent` out: then ejected hosts stay out, and with none left callers get 503.",
+};
+
 /// In the order of their numbers.
-pub static ALL: [&Code; 14] = [
+pub static ALL: [&Code; 17] = [
     &SPLIT_RULE,
     &NEGATED_IDENTITY,
     &WILDCARD,
@@ -158,6 +185,9 @@ pub static ALL: [&Code; 14] = [
     &EMPTY_SELECTOR,
     &REPEATED_HEADER,
     &TWO_ADDRESSES,
+    &EJECTS_NOTHING,
+    &GATEWAY_ERRORS,
+    &PANIC,
 ];
 
 /// A code by its name, upper or lower case.
