@@ -2,7 +2,9 @@
 //!
 //! Two headers or more come with the whole header map in one call, which costs less than two single ones.
 
-use std::net::{IpAddr, SocketAddr};
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{IpAddr, SocketAddr};
 
 use meshward_engine::policy::Attributes;
 use meshward_engine::request::{Field, Request};
@@ -202,5 +204,5 @@ fn number(path: &str) -> Option<u64> {
 
 /// `1.2.3.4:5` or `[::1]:5`. A socket in the file system has no address.
 fn address(path: &str) -> Option<SocketAddr> {
-    std::str::from_utf8(&present(path)?).ok()?.parse().ok()
+    core::str::from_utf8(&present(path)?).ok()?.parse().ok()
 }

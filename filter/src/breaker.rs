@@ -5,7 +5,9 @@
 //! the time that the policy gives it. Answers that come from this filter are no outcomes: such a request has no call.
 //! When the shared words cannot be had, requests pass: a breaker protects the callee's time, not its secrets.
 
-use std::rc::Rc;
+use alloc::borrow::ToOwned;
+use alloc::rc::Rc;
+use alloc::string::ToString as _;
 
 use meshward_engine::circuit_breaker::{
     self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
@@ -176,7 +178,7 @@ fn announce(name: &str, transition: Transition) {
 
 /// A header that is a number.
 fn number(header: Result<Option<host::HostBytes>, host::HostError>) -> Option<u32> {
-    std::str::from_utf8(&header.ok()??).ok()?.parse().ok()
+    core::str::from_utf8(&header.ok()??).ok()?.parse().ok()
 }
 
 /// Status of a gRPC answer, from its headers or trailers, as Envoy has it at the end of the stream.

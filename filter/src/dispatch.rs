@@ -8,13 +8,12 @@
 //! budget, for the hundred lines below.
 #![allow(unsafe_code, reason = "an export's name is unsafe: two of one name would be undefined")]
 
-use std::cell::RefCell;
-
 use hashbrown::HashTable;
 
 use crate::http::{self, Http};
 use crate::root::Root;
 use crate::tcp::Tcp;
+use crate::vm::PerVm;
 
 /// What Envoy does next with a request's headers or a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +33,7 @@ pub enum Context {
 /// The contexts of this VM, by their ids.
 struct Contexts(HashTable<(u32, Context)>);
 
-thread_local! {
-    /// One thread per VM: the worker's.
-    static CONTEXTS: RefCell<Contexts> = const { RefCell::new(Contexts(HashTable::new())) };
-}
+static CONTEXTS: PerVm<Contexts> = PerVm::new(Contexts(HashTable::new()));
 
 impl Contexts {
     fn insert(&mut self, id: u32, context: Context) {
@@ -63,9 +59,7 @@ fn hash(id: u32) -> u64 {
 
 /// Runs a callback. Envoy never calls the VM while the VM calls it, except for memory; if it did, `otherwise`.
 fn with<R>(otherwise: impl FnOnce() -> R, run: impl FnOnce(&mut Contexts) -> Option<R>) -> R {
-    let ran =
-        CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().and_then(|mut contexts| run(&mut contexts)));
-    ran.unwrap_or_else(otherwise)
+    CONTEXTS.with(run).flatten().unwrap_or_else(otherwise)
 }
 
 /// Says which ABI this is, by being there.
@@ -136,7 +130,6 @@ extern "C" fn proxy_on_request_headers(id: u32, _: usize, _: u32) -> Action {
 }
 
 /// 0: the response continues, always.
-#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_headers(id: u32, _: usize, end_of_stream: u32) -> u32 {
     with(
@@ -151,7 +144,6 @@ extern "C" fn proxy_on_response_headers(id: u32, _: usize, end_of_stream: u32) -
     )
 }
 
-#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_log(id: u32) {
     with(
@@ -166,7 +158,6 @@ extern "C" fn proxy_on_log(id: u32) {
     );
 }
 
-#[cfg(feature = "limits")]
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_tick(id: u32) {
     with(

@@ -1,6 +1,6 @@
 //! One HTTP request: read, decide, continue or answer here.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use meshward_engine::decision::Decision;
 use meshward_engine::request::Request;

@@ -3,8 +3,10 @@
 //! The digest costs one host call of 64 bytes. The certificate itself, ten times as long, is asked for and parsed only
 //! when its digest is new to this VM. Deliberately absent: validation of the chain, which Envoy's TLS has done.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use meshward_engine::request::Peer;
 use meshward_engine::spiffe::SpiffeId;

@@ -12,14 +12,15 @@
 //! | `report` | what a decision leaves behind: counters, log, response code details |
 //! | `metrics` | counters, defined when first needed, bounded |
 //! | `host` | every host call |
+//! | `vm` | heap, panic, and what a VM has one of |
 //!
 //! INVARIANT: no panic. A panic takes the worker's VM down, and a caller who can cause one can deny service. So no
 //! indexing, no unwrap, no `RefCell::borrow_mut` (`try_borrow_mut`), no host call of the SDK's.
 
-#![cfg_attr(
-    not(feature = "limits"),
-    allow(dead_code, reason = "what only the limits use stays compiled, and unreached")
-)]
+#![cfg_attr(target_family = "wasm", no_std)]
+
+#[macro_use]
+extern crate alloc;
 
 mod attributes;
 mod breaker;
@@ -33,3 +34,4 @@ mod report;
 mod root;
 mod shared;
 mod tcp;
+mod vm;

@@ -3,7 +3,10 @@
 //! The engine decides; breakers are in `breaker.rs`. When the shared words cannot be had, rate and concurrency limits
 //! refuse: a limit that cannot count must not let everything through.
 
-use std::cell::{Cell, RefCell};
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::Cell;
 
 use meshward_engine::circuit_breaker::State;
 use meshward_engine::concurrency::{self, BEAT, Member, Place};
@@ -18,18 +21,14 @@ use crate::breaker::Call;
 use crate::dispatch::Action;
 use crate::host::{self, Counter, HostBytes, Level, LocalResponse};
 use crate::shared::{self, Host};
-
-/// Whether this module was built with limits at all.
-pub const BUILT: bool = cfg!(feature = "limits");
+use crate::vm::PerVm;
 
 /// gRPC status RESOURCE_EXHAUSTED, what a refused gRPC caller gets.
 const RESOURCE_EXHAUSTED: u8 = 8;
 
-thread_local! {
-    /// This VM among those that count requests in flight, and when it last said that it is alive. It belongs to the VM, not
-    /// to a configuration: requests in flight outlive one.
-    static MEMBER: RefCell<Option<(Member, u64)>> = const { RefCell::new(None) };
-}
+/// This VM among those that count requests in flight, and when it last said that it is alive. It belongs to the VM, not
+/// to a configuration: requests in flight outlive one.
+static MEMBER: PerVm<Option<(Member, u64)>> = PerVm::new(None);
 
 /// The limits of one configuration.
 pub struct Guards {
@@ -81,10 +80,10 @@ impl Guards {
     /// Takes limits that are compiled. The words are created here, see [`shared::prepare`].
     pub fn new(limits: Limits) -> Self {
         let config = limits.config();
-        let seed = if !BUILT || limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
-        if BUILT && !config.concurrency.is_empty() {
+        let seed = if limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
+        if !config.concurrency.is_empty() {
             // Without the beat the counters would be given up while requests are in flight; `enter` beats too.
-            let _ = host::set_tick_period(std::time::Duration::from_nanos(BEAT));
+            let _ = host::set_tick_period(core::time::Duration::from_nanos(BEAT));
         }
         let seed = seed.unwrap_or_else(|_| {
             host::log(Level::Error, "shared data is out of reach: rate limits refuse everything");
@@ -98,7 +97,7 @@ impl Guards {
     /// Reads what the limits need besides the request. Nothing when there are no limits.
     pub fn extra(&self, policy: &Policy, request: &Request<'_>) -> Extra {
         let mut extra = Extra::default();
-        if BUILT && !self.limits.is_empty() {
+        if !self.limits.is_empty() {
             extra.replicas = self.limits.config().replicas;
             policy.selects(request, |number| extra.selected.extend(u32::try_from(number)));
             if self.needs_destination {
@@ -110,7 +109,7 @@ impl Guards {
 
     /// The limits before authorization.
     pub fn before(&self, request: &Request<'_>, extra: &Extra) -> Result<(), Refusal> {
-        if !BUILT || !self.limits.has_stage(Stage::BeforeAuthorization) {
+        if !self.limits.has_stage(Stage::BeforeAuthorization) {
             return Ok(());
         }
         self.rate(Stage::BeforeAuthorization, &extra.subject(request)).map(drop)
@@ -118,7 +117,7 @@ impl Guards {
 
     /// All limits of a request that is authorized. What it holds is given back when `holding` is dropped.
     pub fn enter(&self, request: &Request<'_>, extra: &Extra, holding: &mut Holding) -> Result<(), Refusal> {
-        if !BUILT || self.limits.is_empty() {
+        if self.limits.is_empty() {
             return Ok(());
         }
         let subject = extra.subject(request);
@@ -211,8 +210,7 @@ impl Guards {
 
 /// Says that this VM is alive, if it counts anything.
 pub fn beat() {
-    let joined = MEMBER.with(|member| member.try_borrow().is_ok_and(|member| member.is_some()));
-    if joined {
+    if MEMBER.with(|member| member.is_some()) == Some(true) {
         let _ = with_member(|_| ());
     }
 }
@@ -220,9 +218,8 @@ pub fn beat() {
 /// Runs `work` with this VM's membership, which is renewed when it is due.
 fn with_member<T>(work: impl FnOnce(&Member) -> T) -> Option<T> {
     let now = host::monotonic().ok()?;
-    MEMBER.with(|member| {
-        let mut member = member.try_borrow_mut().ok()?;
-        match member.as_mut() {
+    let with = |member: &mut Option<(Member, u64)>| {
+        match member {
             Some((one, last)) if now.saturating_sub(*last) >= BEAT => {
                 one.beat(&Host, now).ok()?;
                 *last = now;
@@ -231,7 +228,8 @@ fn with_member<T>(work: impl FnOnce(&Member) -> T) -> Option<T> {
             None => *member = Some((Member::join(&Host, now).ok()?, now)),
         }
         member.as_ref().map(|(one, _)| work(one))
-    })
+    };
+    MEMBER.with(with).flatten()
 }
 
 impl Extra {

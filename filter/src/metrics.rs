@@ -1,6 +1,8 @@
 //! Counters: defined when first needed, remembered, bounded. Their names are in `meshward_engine::stats`.
 
-use std::cell::RefCell;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::cell::RefCell;
 
 use meshward_engine::decision::{Reason, RuleRef, Verdict};
 use meshward_engine::stats;

@@ -1,9 +1,10 @@
 //! What a decision leaves behind: counters, a log line, the response code details. Never a word to the client about
 //! which rule refused it.
 
-use std::cell::Cell;
-use std::fmt::Write as _;
-use std::time::Duration;
+use alloc::string::String;
+use core::cell::Cell;
+use core::fmt::Write as _;
+use core::time::Duration;
 
 use meshward_engine::decision::{Decision, Reason, ShadowAllow};
 use meshward_engine::policy::Policy;

@@ -4,7 +4,8 @@
 //! first and refuses an update that it refuses; a VM that refused later, in a worker, would be left out silently, and
 //! requests would pass unfiltered (the guard behind the filter is for that).
 
-use std::rc::Rc;
+use alloc::rc::Rc;
+use alloc::string::ToString;
 
 use meshward_engine::config::{ConfigError, PluginConfig};
 use meshward_engine::limits::Limits;
@@ -94,12 +95,6 @@ fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {
     let config = PluginConfig::decode(&bytes)?;
     let protocol = config.protocol;
     let policy = Policy::compile(&config)?;
-    if !limits::BUILT && !config.limits.is_empty() {
-        return Err(ConfigError::Other(
-            "it has limits, and this module was built without (`--features limits`)",
-        )
-        .into());
-    }
     let limits = Limits::compile(config.limits, config.selectors.len())?;
     Ok((policy, protocol, limits))
 }

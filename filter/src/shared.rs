@@ -5,6 +5,8 @@
 //! takes a configuration before any worker does, and finds what an earlier configuration, or an earlier VM, has left:
 //! a reload is no fresh burst.
 
+use alloc::vec::Vec;
+
 use meshward_engine::limits::Seed;
 use meshward_engine::limits::config::LimitsConfig;
 use meshward_engine::shared_words::{Conflict, Region, SharedWords, Slot};

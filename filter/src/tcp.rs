@@ -1,7 +1,7 @@
 //! One TCP connection: decided when its first bytes come, since the peer's certificate is not known before, and no
 //! byte goes further until then.
 
-use std::rc::Rc;
+use alloc::rc::Rc;
 
 use crate::attributes::{Connection, Metadata};
 use crate::dispatch::Action;

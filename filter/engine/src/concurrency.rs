@@ -8,6 +8,8 @@
 //!
 //! Deliberately absent: queues. What does not fit is refused at once.
 
+use alloc::vec::Vec;
+
 use crate::rate_limit::Nanoseconds;
 use crate::shared_words::{Region, SharedWords, Slot, Unavailable, Write, bytes, update};
 

@@ -4,7 +4,8 @@
 //! wire it is [postcard](https://docs.rs/postcard) behind a magic and a version ([`PluginConfig::encode`]).
 //! Deliberately absent: `Default` for anything that decides who may do what.
 
-use std::sync::Arc;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 

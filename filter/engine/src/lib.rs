@@ -22,6 +22,10 @@
 //! | [`limits`] | which buckets, breakers and counters a request touches, and what they say |
 //! | [`rate_limit`], [`rate_limit_table`] | a rate as one number; any number of them in a fixed table |
 #![forbid(unsafe_code)]
+#![cfg_attr(not(test), no_std)]
+
+#[macro_use]
+extern crate alloc;
 
 pub mod circuit_breaker;
 pub mod concurrency;

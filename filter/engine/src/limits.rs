@@ -3,7 +3,8 @@
 //! Deliberately absent: the clock and the shared words (arguments), and the rules that say which request a limit is
 //! for: the index of [`crate::policy::Policy::selects`] answers them for all limits at once.
 
-use std::hash::Hasher;
+use alloc::vec::Vec;
+use core::hash::Hasher;
 
 use crate::circuit_breaker;
 use crate::concurrency;
@@ -332,7 +333,7 @@ fn buckets(seed: Seed, limit: &RateLimit, rates: &[Rate], subject: &Subject<'_>)
 fn keyed(seed: Seed, text: &[u8]) -> u64 {
     let Seed([first, second]) = seed;
     // In one piece: the code of a hash with many small writes is ten times as large.
-    let mut hasher = std::hash::SipHasher::new_with_keys(first, second);
+    let mut hasher = core::hash::SipHasher::new_with_keys(first, second);
     hasher.write(text);
     hasher.finish()
 }

@@ -3,6 +3,8 @@
 //! The index of [`crate::policy`] must agree with it; property tests compare the two. Slow on purpose, and written
 //! after SEMANTICS.md line by line, sharing with the index only the comparison of single values.
 
+use alloc::string::String;
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::config::{

@@ -3,8 +3,9 @@
 //! Parsing text is the builder's side; the filter gets [`Pattern`]s ready made. Deliberately absent: regular
 //! expressions. A `*` where Istio silently takes it literally is an error here.
 
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 
 use crate::config::Attribute;
 use crate::index::table::{hash, hash_words};

@@ -5,6 +5,8 @@
 //! Attribution: when several rules of one action match, the one reported is the first in the order of Istio's names
 //! `ns[<ns>]-policy[<name>]-rule[<i>]`, compared as text; so `rule[10]` comes before `rule[2]`, as in Envoy.
 
+use alloc::vec::Vec;
+
 mod attribution;
 mod check;
 mod explain;

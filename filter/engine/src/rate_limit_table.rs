@@ -17,6 +17,8 @@
 //!
 //! Deliberately absent: any list of keys, any deletion by time: a bucket forgets itself by becoming full.
 
+use alloc::vec::Vec;
+
 use crate::rate_limit::{Nanoseconds, Rate, Wait};
 use crate::shared_words::{Region, SharedWords, Slot, Unavailable, Write, bytes, update};
 use crate::small;

@@ -5,8 +5,9 @@
 //! configuration time ([`Slot`]), and callers are hashed into them. Deliberately absent: any knowledge of the host;
 //! [`Memory`] is for `policy eval` and tests, the filter has its own [`SharedWords`].
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::cell::RefCell;
 
 /// What a slot is for. The letter is part of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

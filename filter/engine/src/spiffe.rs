@@ -5,8 +5,8 @@
 //!
 //! [SPIFFE-ID]: https://github.com/spiffe/spiffe/blob/main/standards/SPIFFE-ID.md
 
+use alloc::sync::Arc;
 use core::fmt;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@
 //!
 //! INVARIANT: values come from the configuration or from this crate, never from a caller; Envoy forgets no name.
 
-use std::string::String;
+use alloc::string::String;
 
 /// Requests and connections decided. Labels: `verdict`, `reason`, and `policy` and `rule` where a rule decided.
 pub const DECISIONS: &str = "meshward_decisions";

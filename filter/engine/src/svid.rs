@@ -5,6 +5,8 @@
 //!
 //! [X509-SVID]: https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 
+use alloc::vec::Vec;
+
 use der::asn1::{AnyRef, GeneralizedTime, UtcTime};
 use der::{Class, Decode, Reader, SliceReader, Tag, TagNumber};
 

@@ -4,6 +4,8 @@
 //! that repeats is a number. Policies are read without serde, whose code for many small types is larger than all
 //! else here. Deliberately absent: compatibility between versions; builder and filter are of one release.
 
+use alloc::vec::Vec;
+
 mod read;
 mod write;
 

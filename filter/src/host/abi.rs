@@ -5,8 +5,9 @@
 //! Envoy has more of them than the SDK's enum, and an enum made from an unknown number is undefined behaviour.
 #![allow(unsafe_code, reason = "host calls are foreign functions")]
 
-use std::alloc::{Layout, alloc};
-use std::ptr::{NonNull, null_mut};
+use alloc::vec::Vec;
+use core::alloc::Layout;
+use core::ptr::{NonNull, null_mut};
 
 use super::buffer::HostBytes;
 
@@ -220,7 +221,7 @@ fn receive(bytes: &mut HostBytes, call: impl FnOnce(*mut *mut u8, *mut usize) ->
 extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
     match Layout::array::<u8>(size) {
         // SAFETY: the layout has a size.
-        Ok(layout) if size > 0 => unsafe { alloc(layout) },
+        Ok(layout) if size > 0 => unsafe { alloc::alloc::alloc(layout) },
         // What a vector without capacity has.
         Ok(_) => NonNull::dangling().as_ptr(),
         Err(_) => null_mut(),

@@ -1,6 +1,7 @@
 //! Bytes that the host hands over, and the plugin's configuration.
 
-use std::ops::Deref;
+use alloc::vec::Vec;
+use core::ops::Deref;
 
 use super::{HostError, abi, check};
 

@@ -23,7 +23,7 @@ pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};
 pub use stream::close_downstream;
 
-use std::time::Duration;
+use core::time::Duration;
 
 /// A status of proxy-wasm other than success, as the host gave it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! Answering a request here.
 
+use alloc::vec::Vec;
+
 use super::{HostError, abi, check};
 
 /// An answer in place of the upstream's.

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: the rules of the state machine.
 
+use alloc::vec::Vec;
+
 use crate::rate_limit::Nanoseconds;
 use crate::shared_words::bytes;
 

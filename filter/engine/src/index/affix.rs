@@ -4,6 +4,7 @@
 //! behind its links, is the longest that the value has, and the links from there are all the others. Bisection costs
 //! `log2(n)` comparisons, and no more whatever a caller sends.
 
+use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use super::table;

@@ -1,5 +1,7 @@
 //! Makes an [`Index`]: every pattern, match and clause once, and each rule filed where it is found cheaply.
 
+use alloc::vec::Vec;
+
 use super::keys::Keys;
 use super::table::{Interner, Table, hash, sort_once, sorted};
 use super::{Index, Lead, MAX_SLOTS, Matching, NO_SLOT, Pair, Slot, Span, count};

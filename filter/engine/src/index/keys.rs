@@ -3,6 +3,7 @@
 //! The cost follows the value and what it matches, not the number of patterns: exact ones by hash, prefixes and
 //! templates by segment, suffixes by bisection, address blocks by hash, once per length of prefix that occurs.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::affix::{AffixSet, End};

@@ -5,6 +5,8 @@
 //! ask. A rule is filed under the rarest patterns that it cannot match without, under pairs of them where single
 //! ones are too common, so few rules are looked at that do not match.
 
+use alloc::vec::Vec;
+
 mod affix;
 mod build;
 mod keys;

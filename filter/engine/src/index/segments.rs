@@ -3,6 +3,8 @@
 //! A node is reached in one way only, so a value visits each node at most once, whatever a caller sends; the depth is
 //! that of the patterns (a template has at most 256 bytes) and not that of the value.
 
+use alloc::vec::Vec;
+
 use super::affix::{AffixSet, End};
 use super::table::{Table, hash};
 use crate::pattern::is_template_byte;

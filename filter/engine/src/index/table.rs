@@ -3,6 +3,7 @@
 //! Of the standard library's generic ones every use is compiled anew, which takes kilobytes of the filter's module each
 //! time. Keys come from the configuration only: a caller looks things up, and puts nothing in.
 
+use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use crate::small;

@@ -1,5 +1,10 @@
 //! How far a rule is from matching, in words: for people who ask why, never for a decision.
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
 use super::{Facts, Index, Matching, value};
 use crate::config::Attribute;
 use crate::pattern::Pattern;

@@ -1,5 +1,6 @@
 //! The values of an attribute in a request, in the form in which patterns are compared with them.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::config::{Attribute, HeaderMode};

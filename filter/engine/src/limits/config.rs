@@ -3,6 +3,8 @@
 //! Which requests a limit is for is a *selector*: a position in [`crate::config::PluginConfig::selectors`], whose
 //! rules are those of an AuthorizationPolicy. All times are nanoseconds.
 
+use alloc::vec::Vec;
+
 pub use crate::circuit_breaker::Settings as BreakerSettings;
 use crate::config::DenyResponse;
 use crate::pattern::Text;

@@ -3,6 +3,9 @@
 //!
 //! Deliberately absent: the names of policies. Callers see the names of windows only.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use super::{Asked, Limits, RateVerdict, longest_wait};
 use crate::limits::config::{HeaderMode, Window};
 

@@ -4,6 +4,8 @@
 //! length and its items; a choice is its number. Deliberately absent: whether the limits make sense
 //! ([`super::Limits::compile`] says that).
 
+use alloc::vec::Vec;
+
 use super::config::{
     Breaker, BreakerSettings, ConcurrencyLimit, Failures, HeaderMode, KeyPart, LimitsConfig, Override,
     RateAnswer, RateLimit, Scope, Stage, Window,

@@ -2,6 +2,7 @@
 //!
 //! Envoy keeps policies in a map sorted by name and reports the first that matches.
 
+use alloc::vec::Vec;
 use core::cmp::Ordering;
 
 use super::{Group, is_ignored};

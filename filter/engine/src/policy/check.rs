@@ -1,5 +1,7 @@
 //! What no builder of ours writes is refused, with its place: a filter never guesses.
 
+use alloc::string::ToString as _;
+
 use super::{MAX_SELECTORS, clauses};
 use crate::config::{Action, Attribute, ConfigError, DenyResponse, Match, PluginConfig, Rule, Text};
 use crate::pattern::{self, Pattern};

@@ -1,5 +1,8 @@
 //! A decision in words, with the rule that came nearest. Costs as much as asking every rule, so only on demand.
 
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+
 use super::{Group, Policy};
 use crate::decision::{Decision, Reason, RuleRef};
 use crate::request::{Peer, Request};

@@ -1,5 +1,7 @@
 //! What is refused before any policy is asked: ambiguous paths, callers without a good identity, revoked ones.
 
+use alloc::vec::Vec;
+
 use super::needs;
 use crate::config::{AcceptedPeers, GuardMode, IdentityMode, PathParams, PluginConfig, Protocol, Text};
 use crate::decision::Reason;

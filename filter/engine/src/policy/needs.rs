@@ -1,5 +1,7 @@
 //! What a policy wants to know of a request, so that nothing else is read from the host.
 
+use alloc::vec::Vec;
+
 use super::clauses;
 use crate::config::{Action, Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
 use crate::pattern::Pattern;

@@ -1,5 +1,6 @@
 //! Reads what `write.rs` writes. Nothing is taken on trust: every number is checked before it is used.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use super::{MAX_TEXT, MAX_TEXTS, pattern_kind as kind};
@@ -32,6 +33,7 @@ pub fn policies(texts: &[u8], body: &[u8]) -> Result<Policies, ConfigError> {
         responses: vec![],
         matches: vec![],
         clauses: vec![],
+        always: Clause::always(),
     };
     let deny_response = body.response()?;
     let mut revoked = Revoked::NONE;
@@ -130,6 +132,8 @@ struct Body<'b> {
     /// Of each match the clause in which it was read, and its place there.
     matches: Vec<(u32, u32)>,
     clauses: Vec<Clause>,
+    /// One for all, since most rules have it.
+    always: Clause,
 }
 
 impl Body<'_> {
@@ -176,7 +180,7 @@ impl Body<'_> {
             };
             let from = self.clauses(from)?;
             let to = self.clauses(head >> 4)?;
-            let when = if head & 1 == 0 { Clause::always() } else { self.clause()? };
+            let when = if head & 1 == 0 { self.always.clone() } else { self.clause()? };
             rules.push(Rule { from, to, when });
         }
         Ok(rules)

@@ -2,8 +2,9 @@
 //!
 //! Only the builder writes, so this is not in the filter.
 
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 use core::net::IpAddr;
-use std::collections::BTreeMap;
 
 use super::{MAX_TEXT, pattern_kind as kind};
 use crate::config::{
