@@ -13,6 +13,7 @@ pub mod envoy_binary;
 pub mod inject;
 pub mod kube;
 pub mod limits;
+pub mod live;
 pub mod local;
 pub mod mesh;
 pub mod native;

@@ -4,6 +4,7 @@
 //! It starts what `meshward up` starts, with the same code, so that a test of a sidecar is a test of the product's
 //! sidecar. Applications are threads of the test, which tell what reached them. Nothing here sleeps a fixed time.
 
+pub mod api;
 pub mod application;
 pub mod broken;
 pub mod connection;

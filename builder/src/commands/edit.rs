@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::live::Show;
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure, Severity, Source};
 use crate::patch::files::{self, Input};
@@ -68,6 +69,22 @@ struct Result1 {
 }
 
 impl Edit {
+    /// The arguments as names of objects, and how the result is shown.
+    ///
+    /// # Errors
+    /// Something was asked that is only for files.
+    pub fn on_a_cluster(&self) -> Result<(Vec<String>, Show), Diagnostic> {
+        if self.in_place || self.out.is_some() || !self.filename.is_empty() {
+            return Err(Diagnostic::error(
+                "two-places",
+                "files and a cluster cannot be changed with one command",
+            )
+            .help("on a cluster, name objects (`configmap/NAME`, `deployment/NAME`) or labels, and leave out -f, -i and --out"));
+        }
+        let names = self.files.iter().map(|name| name.display().to_string()).collect();
+        Ok((names, Show { diff: self.diff, check: self.check, json: self.output == Format::Json }))
+    }
+
     /// Runs an edit over every file and brings the results where they belong.
     ///
     /// # Errors

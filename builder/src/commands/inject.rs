@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::edit::{Edit, Edited, Words};
+use super::live::{self, Live};
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::{self, BOOTSTRAP_FILE, Placement};
 use crate::inject::{self, Options};
+use crate::live::inject::{Direction, plan};
 use crate::mesh::{self, ENVOY_IMAGE};
 
 /// Gives Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs, CronJobs and Pods an Envoy sidecar, with its volumes.
@@ -24,11 +26,14 @@ use crate::mesh::{self, ENVOY_IMAGE};
     meshward.dev/service. Jobs get a native sidecar, which ends when they do.\n\n\
     Examples:\n  meshward inject deployment.yaml --wasm meshward.wasm --diff\n  \
     meshward inject -f k8s/ -i --wasm meshward.wasm --mesh mesh.yaml\n  \
-    kubectl get deployment bookapi -o yaml | meshward inject - --filter-sha256 0123456789ab | kubectl apply -f -"
+    kubectl get deployment bookapi -o yaml | meshward inject - --filter-sha256 0123456789ab | kubectl apply -f -\n  \
+    meshward inject -n shop deployment/bookapi --wasm meshward.wasm --mesh mesh.yaml"
 )]
 pub struct Args {
     #[command(flatten)]
     edit: Edit,
+    #[command(flatten)]
+    live: Live,
     /// The filter's module, whose hash is in the name of its ConfigMap
     #[arg(long, value_name = "FILE", required_unless_present = "filter_sha256")]
     wasm: Option<PathBuf>,
@@ -62,6 +67,14 @@ fn sha12(text: &str) -> Result<String, String> {
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let options = options(args)?;
+    if args.live.is_meant() {
+        let (names, show) = args.edit.on_a_cluster()?;
+        let module = args.wasm.as_deref().map(live::module).transpose()?;
+        let cluster = args.live.connect()?;
+        let direction = Direction::Inject { options: &options, module: module.as_ref() };
+        let plan = plan(&cluster, &args.live.wanted(names, false), &direction)?;
+        return args.live.carry_out(console, &cluster, &plan, show);
+    }
     let words = Words { done: "injected", subject: "workload" };
     args.edit.run(console, words, |text| inject::inject(text, &options).map(edited))
 }

@@ -12,6 +12,7 @@ mod edit;
 mod filter;
 mod init;
 mod inject;
+mod live;
 mod patch;
 mod policy;
 mod render;

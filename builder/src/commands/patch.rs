@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::edit::{Edit, Edited, Words};
+use super::live::{self, Live};
 use crate::compile;
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure, nearest};
 use crate::envoy::{filter_file_name, pod};
+use crate::live::patch::{Direction, plan};
 use crate::mesh;
 use crate::patch::{self, Configurations, Discovery, Outcome, Plugin, Selection};
 use meshward_engine::config::{PluginConfig, Protocol, Role};
@@ -24,13 +26,21 @@ use meshward_engine::config::{PluginConfig, Protocol, Role};
     policy from a file that it watches, so that a new policy drains no connection.\n\n\
     Examples:\n  meshward patch envoy.yaml --wasm meshward.wasm --service bookapi --diff\n  \
     meshward patch -f k8s/ -i --wasm meshward.wasm --service bookapi\n  \
-    kubectl get configmap bookapi-envoy-config -o yaml | meshward patch - --wasm meshward.wasm --service bookapi | kubectl apply -f -"
+    kubectl get configmap bookapi-envoy-config -o yaml | meshward patch - --wasm meshward.wasm --service bookapi | kubectl apply -f -\n  \
+    meshward patch -n shop configmap/bookapi-envoy-config --wasm meshward.wasm --service bookapi --dry-run=server\n\n\
+    On a cluster the module becomes the ConfigMap meshward-filter-<sha12>, the workloads that mount the configuration mount it, \
+    too, and their pods are replaced. Fields are written by server-side apply as the manager `meshward`; those of another \
+    manager (kubectl's own, the first time) only with --force-conflicts."
 )]
 pub struct Args {
     #[command(flatten)]
     edit: Edit,
     #[command(flatten)]
     select: Select,
+    #[command(flatten)]
+    live: Live,
+    #[command(flatten)]
+    holders: Holders,
     /// The module; Envoy is told to find it as /etc/meshward/meshward-<sha12>.wasm
     #[arg(long, value_name = "FILE", required_unless_present = "wasm_path")]
     wasm: Option<PathBuf>,
@@ -53,6 +63,18 @@ pub struct Args {
     /// Have Envoy read the policy from filter-inbound.yaml in this folder of its pod, which it watches (ECDS)
     #[arg(long, value_name = "FOLDER", requires = "service")]
     discovery: Option<String>,
+}
+
+/// On a cluster: what is looked at besides ConfigMaps, and what follows.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "On a cluster, instead of files")]
+pub struct Holders {
+    /// Look into Secrets, too
+    #[arg(long, requires = "cluster")]
+    pub secrets: bool,
+    /// Leave the workloads alone: the module is not mounted, and no pods are replaced
+    #[arg(long, requires = "cluster")]
+    pub no_rollout: bool,
 }
 
 /// Which listeners and managers are meant.
@@ -86,8 +108,21 @@ impl Select {
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let plugin = plugin(args)?;
     let selection = args.select.selection();
+    let edit = |text: &str| patch::patch(text, &plugin, &selection, args.harden);
+    if args.live.is_meant() {
+        let (names, show) = args.edit.on_a_cluster()?;
+        let module = match (&args.wasm_path, &args.wasm) {
+            (None, Some(file)) => Some(live::module(file)?),
+            _ => None,
+        };
+        let cluster = args.live.connect()?;
+        let direction = Direction::Patch { edit: &edit, module: module.as_ref() };
+        let wanted = args.live.wanted(names, args.holders.secrets);
+        let plan = plan(&cluster, &wanted, &direction, !args.holders.no_rollout)?;
+        return args.live.carry_out(console, &cluster, &plan, show);
+    }
     let words = Words { done: "patched", subject: "Envoy configuration" };
-    args.edit.run(console, words, |text| patch::patch(text, &plugin, &selection, args.harden).map(edited))
+    args.edit.run(console, words, |text| edit(text).map(edited))
 }
 
 /// The outcome of a patch, as all edits report theirs.

@@ -270,7 +270,7 @@ fn read(tree: &Tree, holder: &Holder) -> Option<String> {
 }
 
 /// A quick look before the text is parsed: ConfigMaps hold many other things.
-fn looks_like_envoy(text: &str) -> bool {
+pub fn looks_like_envoy(text: &str) -> bool {
     [
         "static_resources",
         "staticResources",
