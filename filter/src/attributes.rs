@@ -171,18 +171,27 @@ impl Metadata {
     }
 }
 
+/// A field for each value, and for each element of a value that is a list.
 fn fields<'a>(
     names: &'a [meshward_engine::config::Text],
     values: &'a [(usize, HostBytes)],
 ) -> Vec<Field<'a>> {
-    values.iter().filter_map(|(at, value)| Some(Field { name: names.get(*at)?, value })).collect()
+    let mut fields = Vec::new();
+    for (at, value) in values {
+        let Some(name) = names.get(*at) else { continue };
+        match host::list(value) {
+            Some(elements) => fields.extend(elements.map(|value| Field { name, value })),
+            None => fields.push(Field { name, value }),
+        }
+    }
+    fields
 }
 
-/// `<iss>/<sub>`; nothing when one of them is missing or empty.
+/// Issuer and subject; nothing when one of them is missing or empty.
 fn request_principal() -> Option<Vec<u8>> {
     let issuer = present(&[TOKEN, "\0iss"].concat())?;
     let subject = present(&[TOKEN, "\0sub"].concat())?;
-    Some([&issuer, &b"/"[..], &subject].concat())
+    meshward_engine::request::principal_of_token(&issuer, &subject)
 }
 
 /// `[a][b]` as `\0a\0b`, and `filter[a]` as `filter\0a`.

@@ -1,49 +1,86 @@
 //! The same policies as Envoy's native RBAC filters, with the matchers that Istio writes and without its needless nesting
 //! (which favours the native side): the peer that the filter is held against, for its answers and for its cost.
 //!
-//! Deliberately absent: what Istio cannot say (our segment patterns, header modes) and what needs a JWT.
+//! Deliberately absent: what Istio cannot say (our segment patterns, header modes), and other filters' metadata.
 
 use meshward_engine::config::{
     Action, Attribute, AuthorizationPolicy, Clause, DefaultAction, HeaderMode, Match, Pattern, PluginConfig,
-    Rule,
+    Protocol, Rule,
 };
+use meshward_engine::request::TOKEN_SEPARATOR;
 use serde_json::{Value, json};
 
 /// Why a policy cannot be said in native RBAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsupported(pub &'static str);
 
-/// The HTTP filters that stand for the configuration's enforced policies: DENY, then ALLOW or the default.
-pub fn http_filters(config: &PluginConfig) -> Result<Vec<Value>, Unsupported> {
+/// The filters that stand for the configuration's enforced policies: DENY, then ALLOW or the default. For HTTP or for TCP,
+/// as the configuration says.
+pub fn filters(config: &PluginConfig) -> Result<Vec<Value>, Unsupported> {
     let of = |action| config.policies.iter().filter(move |policy| policy.action == action && !policy.dry_run);
     let mut filters = Vec::new();
     if of(Action::Deny).next().is_some() {
-        filters.push(filter("DENY", of(Action::Deny))?);
+        filters.push(filter("DENY", config.protocol, of(Action::Deny))?);
     }
     if of(Action::Allow).next().is_some() || config.default_action == DefaultAction::Deny {
-        filters.push(filter("ALLOW", of(Action::Allow))?);
+        filters.push(filter("ALLOW", config.protocol, of(Action::Allow))?);
     }
     Ok(filters)
 }
 
 fn filter<'a>(
     action: &str,
+    protocol: Protocol,
     policies: impl Iterator<Item = &'a AuthorizationPolicy>,
 ) -> Result<Value, Unsupported> {
     let mut rules = serde_json::Map::new();
     for policy in policies {
         let (namespace, name) = policy.name.split_once('/').unwrap_or(("", &policy.name));
         for (number, rule) in policy.rules.iter().enumerate() {
-            rules.insert(format!("ns[{namespace}]-policy[{name}]-rule[{number}]"), native_rule(rule)?);
+            let rule = match protocol {
+                Protocol::Http => rule.clone(),
+                Protocol::Tcp => match of_tcp(policy.action, rule) {
+                    Some(rule) => rule,
+                    None => continue,
+                },
+            };
+            rules.insert(format!("ns[{namespace}]-policy[{name}]-rule[{number}]"), native_rule(&rule)?);
         }
     }
-    Ok(json!({
-        "name": format!("envoy.filters.http.rbac.{}", action.to_lowercase()),
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
-            "rules": { "action": action, "policies": rules },
-        },
-    }))
+    let rules = json!({ "action": action, "policies": rules });
+    Ok(match protocol {
+        Protocol::Http => json!({
+            "name": format!("envoy.filters.http.rbac.{}", action.to_lowercase()),
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+                "rules": rules,
+            },
+        }),
+        Protocol::Tcp => json!({
+            "name": format!("envoy.filters.network.rbac.{}", action.to_lowercase()),
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+                "stat_prefix": "native.",
+                "rules": rules,
+            },
+        }),
+    })
+}
+
+/// What is left of a rule where nothing is known of HTTP: none of an ALLOW rule about it, and of others the rest.
+fn of_tcp(action: Action, rule: &Rule) -> Option<Rule> {
+    let is_http = |one: &Match| one.attribute.is_http_only();
+    let mut clauses = rule.from.iter().chain(&rule.to).chain([&rule.when]);
+    if action == Action::Allow && clauses.any(|clause| clause.matches().iter().any(is_http)) {
+        return None;
+    }
+    let rest =
+        |clause: &Clause| Clause::new(clause.matches().iter().filter(|one| !is_http(one)).cloned().collect());
+    Some(Rule {
+        from: rule.from.iter().map(rest).collect(),
+        to: rule.to.iter().map(rest).collect(),
+        when: rest(&rule.when),
+    })
 }
 
 fn native_rule(rule: &Rule) -> Result<Value, Unsupported> {
@@ -170,10 +207,45 @@ fn native_pattern(attribute: &Attribute, pattern: &Pattern) -> Result<Value, Uns
             other => json!({ "url_path": { "path": string(other)? } }),
         },
         Attribute::Sni => json!({ "requested_server_name": string(pattern)? }),
-        Attribute::RequestPrincipal | Attribute::Claim(_) | Attribute::Metadata(_) => {
-            return Err(Unsupported("tokens and metadata"));
+        Attribute::RequestPrincipal => token_principal(pattern)?,
+        Attribute::Claim(path) => {
+            let value = json!({ "string_match": string(pattern)? });
+            let one_of = json!({ "list_match": { "one_of": value } });
+            claim(path, &json!({ "or_match": { "value_matchers": [one_of, value] } }))
         }
+        Attribute::Metadata(_) => return Err(Unsupported("other filters' metadata")),
     })
+}
+
+/// `[a][b]` of the validated token.
+fn claim(path: &str, value: &Value) -> Value {
+    let names = path.trim_start_matches('[').trim_end_matches(']').split("][");
+    let keys: Vec<Value> = ["payload"].into_iter().chain(names).map(|key| json!({ "key": key })).collect();
+    json!({ "metadata": { "filter": "envoy.filters.http.jwt_authn", "path": keys, "value": value } })
+}
+
+/// Issuer and subject apart, as Istio writes them.
+fn token_principal(pattern: &Pattern) -> Result<Value, Unsupported> {
+    let (issuer, subject) = match pattern {
+        Pattern::Any => (Pattern::Any, Pattern::Any),
+        Pattern::Exact(text) => match text.split_once(TOKEN_SEPARATOR) {
+            Some((issuer, subject)) => (Pattern::Exact(issuer.into()), Pattern::Exact(subject.into())),
+            None => return Err(Unsupported("an issuer with an empty subject, which Istio lets in")),
+        },
+        Pattern::Prefix(text) => match text.split_once(TOKEN_SEPARATOR) {
+            Some((issuer, "")) => (Pattern::Exact(issuer.into()), Pattern::Any),
+            Some((issuer, subject)) => (Pattern::Exact(issuer.into()), Pattern::Prefix(subject.into())),
+            None => (pattern.clone(), Pattern::Any),
+        },
+        Pattern::Suffix(text) => match text.split_once(TOKEN_SEPARATOR) {
+            Some(("", subject)) => (Pattern::Any, Pattern::Exact(subject.into())),
+            Some((issuer, subject)) => (Pattern::Suffix(issuer.into()), Pattern::Exact(subject.into())),
+            None => (Pattern::Any, pattern.clone()),
+        },
+        _ => return Err(Unsupported("a pattern that is no string")),
+    };
+    let is = |name, pattern| Ok(claim(name, &json!({ "string_match": string(pattern)? })));
+    Ok(json!({ "and_ids": { "ids": [is("[iss]", &issuer)?, is("[sub]", &subject)?] } }))
 }
 
 fn peer(name: Value) -> Value {
@@ -240,7 +312,7 @@ fn block(pattern: &Pattern) -> Result<Value, Unsupported> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshward_engine::config::{Protocol, Role, TrustDomain};
+    use meshward_engine::config::{Role, TrustDomain};
 
     #[test]
     fn a_rule_is_written_as_istio_writes_it() {
@@ -265,7 +337,7 @@ mod tests {
             }],
             deny_response: None,
         });
-        let filters = http_filters(&config).unwrap();
+        let filters = filters(&config).unwrap();
         assert_eq!(filters.len(), 1);
         let rule = filters[0].pointer("/typed_config/rules/policies/ns[web]-policy[read]-rule[0]").unwrap();
         assert_eq!(

@@ -71,9 +71,20 @@ impl Tls {
     /// # Errors
     /// The connection or the handshake fails.
     pub fn connect(&self, address: SocketAddr) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-        let socket = connect(address)?;
-        // The name is a hint for the server (SNI), none for us: who it must be, the verifier knows.
-        let name = ServerName::try_from("meshward.invalid").map_err(io::Error::other)?;
+        self.over(connect(address)?, "meshward.invalid")
+    }
+
+    /// The same over a connection that is there. `name` is a hint for the server (SNI; with an address none is sent),
+    /// none for us: who it must be, the verifier knows.
+    ///
+    /// # Errors
+    /// The name is none, or the handshake fails.
+    pub fn over(
+        &self,
+        socket: TcpStream,
+        name: &str,
+    ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, socket);
         while stream.conn.is_handshaking() {

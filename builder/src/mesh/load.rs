@@ -68,6 +68,10 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     let namespace = resolved.as_ref().map_or(resolve::DEFAULT_NAMESPACE, |mesh| mesh.namespace.as_str());
     let checked = policy::load(&policies, namespace, &mut mistakes);
     let checked_limits = limits::load(&limit_documents, namespace, &mut mistakes);
+    // In a mesh of Istio's a gateway may enforce it; in this one nobody does.
+    for mistake in mistakes.iter_mut().filter(|mistake| mistake.code == policy::NO_SIDECAR) {
+        mistake.severity = Severity::Error;
+    }
     if let Some(mesh) = &mut resolved {
         policies_of_the_edge(mesh, &checked, &mut mistakes);
         limits::check_against(&checked_limits, mesh, &mut mistakes);

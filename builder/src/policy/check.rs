@@ -12,7 +12,7 @@ use meshward_engine::config::{self, DenyResponse, HeaderMode, Text};
 use super::authorization::AuthorizationPolicy;
 use super::model;
 use super::peer::{self, PeerAuthentication};
-use crate::diagnostic::{Diagnostic, Source, nearest};
+use crate::diagnostic::{Diagnostic, Severity, Source, nearest};
 use crate::mesh::document::{Document, Spanned};
 use crate::mesh::read;
 
@@ -20,7 +20,7 @@ mod rule;
 mod target;
 
 pub(crate) use rule::Reader as RuleReader;
-pub(crate) use target::{labels, target};
+pub(crate) use target::{NO_SIDECAR, labels, target};
 
 /// All policies of a mesh, checked.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +129,8 @@ fn authorization(
         })
         .collect();
     let action = action?;
-    (whole && mistakes.len() == before).then(|| AuthorizationPolicy {
+    let good = |mistake: &Diagnostic| mistake.severity != Severity::Error;
+    (whole && mistakes.iter().skip(before).all(good)).then(|| AuthorizationPolicy {
         source: Arc::clone(&document.source),
         name: written.metadata.name,
         namespace,

@@ -45,7 +45,10 @@ pub fn attribute(key: &str, headers: HeaderMode) -> Result<Attribute, UnknownKey
     if let Some(rest) = key.strip_prefix("request.headers") {
         return match rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             Some(name) if is_header(name) => {
-                Ok(Attribute::Header { name: Text::from(name.to_ascii_lowercase()), mode: headers })
+                let name = name.to_ascii_lowercase();
+                // Envoy knows HTTP/1's `host` by its name in HTTP/2 alone, and answers for both.
+                let name = if name == "host" { ":authority" } else { &name };
+                Ok(Attribute::Header { name: Text::from(name), mode: headers })
             }
             _ => Err(brackets(key, "request.headers[x-role]")),
         };
@@ -137,6 +140,7 @@ mod tests {
             read("request.headers[X-Role]"),
             Ok(Attribute::Header { name: "x-role".into(), mode: HeaderMode::Joined })
         );
+        assert_eq!(read("request.headers[Host]"), read("request.headers[:authority]"));
         assert_eq!(
             read("experimental.envoy.filters.a.b[c]"),
             Ok(Attribute::Metadata("envoy.filters.a.b[c]".into()))

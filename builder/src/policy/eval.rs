@@ -42,6 +42,8 @@ pub struct Options {
     pub trust_domain: Option<String>,
     pub trust_domain_aliases: Vec<String>,
     pub paths: Option<Paths>,
+    /// Leave out of the reasons what came nearest.
+    pub terse: bool,
 }
 
 /// At which point of its way a request's path is given.
@@ -63,6 +65,8 @@ pub struct Evaluator {
     guard: PathGuard,
     ports: Option<PortMap>,
     paths: Paths,
+    /// Says of a denial what came nearest.
+    explains: bool,
 }
 
 impl Evaluator {
@@ -105,7 +109,7 @@ impl Evaluator {
             config.identity = IdentityMode::Required;
         }
         config.policies = compiled.policies;
-        Self::of_config(config, None, options.paths.unwrap_or(Paths::Seen))
+        Self::of_config(config, None, options, Paths::Seen)
     }
 
     fn of_mesh(mesh: &Resolved, options: &Options) -> Result<Self, Failure> {
@@ -114,10 +118,15 @@ impl Evaluator {
         // A request says no serial number, and one that cannot be checked would be refused.
         config.revoked.serials.clear();
         let map = service.port.map(|application| PortMap { application, listener: ports::INBOUND });
-        Self::of_config(config, map, options.paths.unwrap_or(Paths::Sent))
+        Self::of_config(config, map, options, Paths::Sent)
     }
 
-    fn of_config(config: PluginConfig, ports: Option<PortMap>, paths: Paths) -> Result<Self, Failure> {
+    fn of_config(
+        config: PluginConfig,
+        ports: Option<PortMap>,
+        options: &Options,
+        paths: Paths,
+    ) -> Result<Self, Failure> {
         let compile = |protocol| {
             Policy::compile(&PluginConfig { protocol, ..config.clone() }).map_err(|error| {
                 Diagnostic::error("plugin-configuration", format!("`{}`: {error}", config.workload))
@@ -129,7 +138,8 @@ impl Evaluator {
             protocol: config.protocol,
             guard: config.path_guard,
             ports,
-            paths,
+            paths: options.paths.unwrap_or(paths),
+            explains: !options.terse,
         })
     }
 }

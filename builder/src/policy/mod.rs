@@ -31,6 +31,7 @@ pub mod select;
 mod tests;
 
 pub use authorization::AuthorizationPolicy;
+pub(crate) use check::NO_SIDECAR;
 pub use check::{Policies, load};
 pub use compile::{Compiled, Names, PortMap, compile_for};
 pub use model::API_VERSIONS;

@@ -221,7 +221,8 @@ pub enum Attribute {
     SourceIp,
     /// Original client: `Cidr` (`remoteIpBlocks`, `remote.ip`).
     RemoteIp,
-    /// `<iss>/<sub>`: strings (`requestPrincipals`, `request.auth.principal`). HTTP only.
+    /// Issuer and subject, see [`crate::request::principal_of_token`]: strings (`requestPrincipals`,
+    /// `request.auth.principal`). HTTP only.
     RequestPrincipal,
     /// `:authority` with its port, case folded: strings (`hosts`). HTTP only.
     Host,

@@ -9,6 +9,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Attribute;
 use crate::index::table::{hash, hash_words};
+use crate::request::TOKEN_SEPARATOR;
 use crate::spiffe::{self, SpiffeError};
 
 /// Text shared by everything that says the same.
@@ -121,10 +122,16 @@ impl Pattern {
                 check_template(text)?;
                 Ok(Self::Template(Text::from(text)))
             }
+            // As Istio does: what is before the last `/` is the issuer, which may be a URL.
+            Attribute::RequestPrincipal => match text.rsplit_once('/') {
+                Some((issuer, subject)) => {
+                    simple(&[issuer, subject].join(TOKEN_SEPARATOR.encode_utf8(&mut [0])))
+                }
+                None => simple(text),
+            },
             Attribute::Host
             | Attribute::Method
             | Attribute::Path
-            | Attribute::RequestPrincipal
             | Attribute::Header { .. }
             | Attribute::Sni
             | Attribute::Claim(_)

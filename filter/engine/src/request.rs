@@ -3,6 +3,7 @@
 //! Bytes stay bytes: paths, headers and host names come from the network and need not be UTF-8. A caller fills in
 //! only what [`crate::policy::Policy::needs`] asks for; an attribute that is asked for and not there is `None`.
 
+use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::spiffe::SpiffeIdRef;
@@ -56,12 +57,24 @@ pub struct Request<'a> {
     pub authority: Option<&'a [u8]>,
     /// The headers that policies ask for.
     pub headers: &'a [Field<'a>],
-    /// `<iss>/<sub>` of the validated token (`requestPrincipals`).
+    /// Of the validated token (`requestPrincipals`), see [`principal_of_token`].
     pub request_principal: Option<&'a [u8]>,
     /// Claims of the validated token that policies ask for; a list has one entry per element.
     pub claims: &'a [Field<'a>],
     /// Other filters' dynamic metadata that policies ask for (`experimental.envoy.filters.*`).
     pub metadata: &'a [Field<'a>],
+}
+
+/// What stands between issuer and subject of a request principal: no `/`, since both may have one, and `https://a` with
+/// the subject `b/c` is not `https://a/b` with the subject `c`.
+pub const TOKEN_SEPARATOR: char = '\0';
+
+/// Issuer and subject of a validated token as [`Request::request_principal`] takes them; `None` when one is empty or has a
+/// separator in it.
+#[must_use]
+pub fn principal_of_token(issuer: &[u8], subject: &[u8]) -> Option<Vec<u8>> {
+    let is_good = |part: &[u8]| !part.is_empty() && !part.contains(&0);
+    (is_good(issuer) && is_good(subject)).then(|| [issuer, b"\0", subject].concat())
 }
 
 impl Request<'_> {

@@ -56,20 +56,40 @@ pub fn request_headers() -> Result<HeaderMap, HostError> {
 #[derive(Debug)]
 pub struct HeaderMap(HostBytes);
 
+/// The elements of a property that is a list: Envoy lays it out as headers without values. `None` when it is none.
+///
+/// A text cannot be told from a list that it spells byte by byte; whoever can write such a claim could write the
+/// element itself.
+pub fn list(bytes: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let (mut number, mut end) = (0, read_u32(bytes, 0)?.checked_mul(8)?.checked_add(4)?);
+    for (element, value) in pairs(bytes) {
+        if !value.is_empty() {
+            return None;
+        }
+        number += 1;
+        end += element.len() + 2;
+    }
+    (number == read_u32(bytes, 0)? && end == bytes.len()).then(|| pairs(bytes).map(|(element, _)| element))
+}
+
 impl HeaderMap {
     /// Names and values in the order of the request, repeated headers as often as they came.
     ///
     /// Ends early where the layout makes no sense, which would be the host's mistake.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let count = read_u32(&self.0, 0).unwrap_or(0);
-        let mut place = count.saturating_mul(8).saturating_add(4);
-        (0..count).map_while(move |index| {
-            let lengths = index.checked_mul(8)?.checked_add(4)?;
-            let name = take(&self.0, &mut place, read_u32(&self.0, lengths)?)?;
-            let value = take(&self.0, &mut place, read_u32(&self.0, lengths.checked_add(4)?)?)?;
-            Some((name, value))
-        })
+        pairs(&self.0)
     }
+}
+
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let count = read_u32(bytes, 0).unwrap_or(0);
+    let mut place = count.saturating_mul(8).saturating_add(4);
+    (0..count).map_while(move |index| {
+        let lengths = index.checked_mul(8)?.checked_add(4)?;
+        let name = take(bytes, &mut place, read_u32(bytes, lengths)?)?;
+        let value = take(bytes, &mut place, read_u32(bytes, lengths.checked_add(4)?)?)?;
+        Some((name, value))
+    })
 }
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<usize> {

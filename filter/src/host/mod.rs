@@ -17,7 +17,7 @@ pub mod shared_data;
 mod stream;
 
 pub use buffer::{HostBytes, plugin_configuration};
-pub use headers::{HeaderMap, add_response_header, request_header, request_headers, response_header};
+pub use headers::{HeaderMap, add_response_header, list, request_header, request_headers, response_header};
 pub use metric::{Counter, add, define_counter, define_gauge, increment};
 pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};

@@ -417,6 +417,7 @@ fn addresses_ports_and_tokens_are_read_when_policies_ask() {
         one(Attribute::Sni, "*.mesh.local"),
         one(Attribute::RequestPrincipal, "issuer/subject"),
         one(Attribute::Claim("[a][b]".into()), "c"),
+        one(Attribute::Claim("[groups]".into()), "admin"),
     ];
     config.policies = vec![allow("*", Vec::new())];
     config.policies[0].rules[0].from.clear();
@@ -429,6 +430,8 @@ fn addresses_ports_and_tokens_are_read_when_policies_ask() {
         (format!("{token}\0iss"), "issuer"),
         (format!("{token}\0sub"), "subject"),
         (format!("{token}\0a\0b"), "c"),
+        // As Envoy lays out a list: a count, the lengths of each, then each with NULs behind it and its empty value.
+        (format!("{token}\0groups"), "\x02\0\0\0\x05\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0other\0\0admin\0\0"),
     ];
     for missing in 0..=properties.len() {
         let mut vm = configured(&config);

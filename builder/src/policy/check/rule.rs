@@ -204,6 +204,17 @@ impl Reader<'_> {
         let pattern = match Pattern::parse(attribute, plain, self.namespace) {
             // Of a trust domain Istio takes a `*` at one end only.
             Ok(Pattern::Glob(_)) if *attribute == Attribute::TrustDomain => Err(PatternError::Wildcard),
+            // Envoy refuses the whole configuration then.
+            Ok(Pattern::Template(_)) if !plain.starts_with('/') => {
+                let help = "begin it with `/`, as the path of a request does";
+                self.error(
+                    "invalid-value",
+                    format!("the template `{plain}` begins with no `/`"),
+                    &text.span,
+                    help,
+                );
+                return None;
+            }
             parsed => parsed,
         };
         match pattern {

@@ -39,34 +39,35 @@ pub(crate) fn target(
     if references.is_empty() {
         return labels(document, spec.selector.as_ref(), mistakes);
     }
-    for reference in &references {
-        service(document, reference, namespace, mistakes);
-    }
-    Target::Services(references.into_iter().map(|reference| reference.name.clone()).collect())
+    let services =
+        references.into_iter().filter(|reference| service(document, reference, namespace, mistakes));
+    Target::Services(services.map(|reference| reference.name.clone()).collect())
 }
 
-/// Only a Service stands for workloads that have a sidecar.
+/// A target that no sidecar is: a warning, which a Mesh makes an error of, since nobody else would enforce the policy.
+pub const NO_SIDECAR: &str = "target-kind";
+
+/// Whether it stands for workloads that have a sidecar; only a Service does.
 fn service(
     document: &Document,
     reference: &model::TargetRef,
     namespace: &str,
     mistakes: &mut Vec<Diagnostic>,
-) {
+) -> bool {
     let group = reference.group.as_ref().map_or("", |group| group.value.as_str());
     let kind = &reference.kind;
+    let mut is_service = true;
     match (group, kind.value.as_str()) {
         ("" | "core", "Service") => {}
         ("gateway.networking.k8s.io", "Gateway" | "GatewayClass")
         | ("networking.istio.io", "ServiceEntry") => {
+            let message = format!("a {} has no sidecar that could enforce this", kind.value);
             mistakes.push(
-                document
-                    .error(
-                        "target-kind",
-                        format!("a {} has no sidecar that could enforce this", kind.value),
-                        &kind.span,
-                    )
+                Diagnostic::warning(NO_SIDECAR, message)
+                    .at(&document.source, kind.span.clone())
                     .help("select workloads by their labels (`selector.matchLabels`), or name a `Service`"),
             );
+            is_service = false;
         }
         _ => {
             let message = format!("there is no kind `{}` in group `{group}` to be a target", kind.value);
@@ -90,6 +91,7 @@ fn service(
                 .help("take `namespace` away, or put the policy into that namespace"),
         );
     }
+    is_service
 }
 
 /// The labels of a selector, checked as Istio does.

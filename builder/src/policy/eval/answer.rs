@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use meshward_engine::decision::{Decision, Reason, RuleRef, ShadowAllow};
-use meshward_engine::policy::Policy;
+use meshward_engine::policy::{NearestMiss, Policy};
 use serde::Serialize;
 
 /// The answer to one request.
@@ -18,7 +18,8 @@ struct Answer<'a> {
     policy: Option<&'a str>,
     /// The rule of it, from 0.
     rule: Option<u32>,
-    /// A stable word, see [`Reason::as_str`]; of a path that is refused with the fault, `path:escaped_slash`.
+    /// A stable word, see [`Reason::as_str`]; of a path that is refused with the fault, `path:escaped_slash`; where no
+    /// ALLOW rule matches, the one that came nearest follows behind `: `.
     reason: &'a str,
     /// What dry-run policies would have said.
     shadow: Vec<Shadow<'a>>,
@@ -53,14 +54,19 @@ pub fn write(
     id: &serde_json::Value,
     policy: &Policy,
     decision: &Decision,
+    nearest: Option<&NearestMiss>,
 ) -> io::Result<()> {
-    let fault;
-    let reason = match decision.reason {
-        Reason::Path(path_fault) => {
-            fault = format!("path:{}", path_fault.as_str());
-            fault.as_str()
+    let text;
+    let reason = match (decision.reason, nearest) {
+        (Reason::Path(fault), _) => {
+            text = format!("path:{}", fault.as_str());
+            text.as_str()
         }
-        other => other.as_str(),
+        (reason, Some(nearest)) => {
+            text = format!("{}: {}", reason.as_str(), policy.in_words(nearest));
+            text.as_str()
+        }
+        (reason, None) => reason.as_str(),
     };
     let name = |rule: RuleRef| Rule { policy: policy.name(rule), rule: rule.rule };
     let shadow = |decision, rule: Option<RuleRef>| Shadow {

@@ -1,13 +1,36 @@
 //! One line of JSON → a request of the engine's, borrowing from the line.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use meshward_engine::policy::Attributes;
-use meshward_engine::request::{Field, Peer};
+use meshward_engine::request::{Field, Peer, principal_of_token};
 use meshward_engine::spiffe::SpiffeIdRef;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// A JSON object, and nothing else: serde also reads a list as a struct, field after field.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(entries))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
 
 /// A request as it is written. All but `id` may be left out; a field that is not here is an error, not overlooked.
 #[derive(Debug, Deserialize)]
@@ -16,9 +39,9 @@ pub struct Line<'a> {
     /// Comes back in the answer.
     pub id: Id,
     #[serde(borrow, default)]
-    pub source: Option<From<'a>>,
+    pub source: Option<Object<From<'a>>>,
     #[serde(default)]
-    pub destination: Option<To>,
+    pub destination: Option<Object<To>>,
     #[serde(borrow, default)]
     pub sni: Option<Text<'a>>,
     #[serde(default)]
@@ -32,7 +55,7 @@ pub struct Line<'a> {
     #[serde(borrow, default)]
     pub headers: Option<Headers<'a>>,
     #[serde(default)]
-    pub jwt: Option<Jwt>,
+    pub jwt: Option<Object<Jwt>>,
     /// Other filters' dynamic metadata, `{"envoy.filters.http.x": {"key": "value"}}`, for `experimental.envoy.filters.*`.
     #[serde(default)]
     pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
@@ -105,6 +128,9 @@ impl Text<'_> {
     }
 }
 
+/// Pseudo-headers that have a field of their own.
+const PSEUDO: [(&str, &str); 3] = [(":method", "method"), (":path", "path"), (":authority", "host")];
+
 /// Names (in lower case) and values, in the order of the line.
 #[derive(Debug, Default)]
 pub struct Headers<'a>(Vec<(String, Cow<'a, str>)>);
@@ -114,7 +140,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Headers<'a> {
         struct Names;
         impl<'de> Visitor<'de> for Names {
             type Value = Headers<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("headers: names with a value or a list of values")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Headers<'de>, A::Error> {
@@ -122,6 +148,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Headers<'a> {
                 while let Some(name) = entries.next_key::<Text<'de>>()? {
                     let Values(values) = entries.next_value()?;
                     let name = name.0.to_ascii_lowercase();
+                    if let Some(field) = PSEUDO.iter().find(|(pseudo, _)| *pseudo == name) {
+                        return Err(de::Error::custom(format!("`{}` is said in `{}`", field.0, field.1)));
+                    }
                     headers.extend(values.into_iter().map(|value| (name.clone(), value)));
                 }
                 Ok(Headers(headers))
@@ -139,7 +168,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Values<'a> {
         struct OneOrMore;
         impl<'de> Visitor<'de> for OneOrMore {
             type Value = Values<'de>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a header's value, or a list of them")
             }
             fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Values<'de>, E> {
@@ -163,10 +192,19 @@ impl<'de: 'a, 'a> Deserialize<'de> for Values<'a> {
 impl Line<'_> {
     /// The caller. A principal that is no SPIFFE ID is what a certificate that is no X509-SVID has.
     pub fn peer(&self) -> Peer<'_> {
-        match self.source.as_ref().and_then(|source| source.principal.as_ref()) {
+        match self.source.as_ref().and_then(|source| source.0.principal.as_ref()) {
             None => Peer::Absent,
             Some(principal) => SpiffeIdRef::parse(principal.bytes()).map_or(Peer::Invalid, Peer::Verified),
         }
+    }
+
+    /// `:authority`; a `host` header is nothing else to Envoy.
+    pub fn authority(&self) -> Option<&[u8]> {
+        let of_header = || {
+            let headers = self.headers.iter().flat_map(|headers| &headers.0);
+            headers.filter(|(name, _)| name == "host").map(|(_, value)| value.as_bytes()).next()
+        };
+        self.host.as_ref().map(Text::bytes).or_else(of_header)
     }
 
     /// The headers that the policies ask for.
@@ -181,18 +219,18 @@ impl Line<'_> {
         }
     }
 
-    /// `iss/sub`, when the token has both.
-    pub fn request_principal(&self) -> Option<String> {
-        let jwt = self.jwt.as_ref()?;
+    /// Issuer and subject, when the token has both.
+    pub fn request_principal(&self) -> Option<Vec<u8>> {
+        let jwt = &self.jwt.as_ref()?.0;
         let of_claims = |name: &str| jwt.claims.as_ref().and_then(|claims| claims.get(name)?.as_str());
-        let iss = jwt.iss.as_deref().or_else(|| of_claims("iss")).filter(|iss| !iss.is_empty())?;
-        let sub = jwt.sub.as_deref().or_else(|| of_claims("sub")).filter(|sub| !sub.is_empty())?;
-        Some(format!("{iss}/{sub}"))
+        let iss = jwt.iss.as_deref().or_else(|| of_claims("iss"))?;
+        let sub = jwt.sub.as_deref().or_else(|| of_claims("sub"))?;
+        principal_of_token(iss.as_bytes(), sub.as_bytes())
     }
 
     /// The claims that the policies ask for, `[a][b]`; a list has one entry per element.
     pub fn claims<'b>(&'b self, needs: &'b Attributes, fields: &mut Vec<Field<'b>>) {
-        let Some(jwt) = &self.jwt else { return };
+        let Some(Object(jwt)) = &self.jwt else { return };
         for path in &needs.claims {
             let mut names = path.trim_start_matches('[').trim_end_matches(']').split("][");
             let Some(first) = names.next() else { continue };
@@ -248,5 +286,5 @@ pub fn id_of(line: &[u8]) -> serde_json::Value {
         #[serde(flatten)]
         _rest: std::collections::BTreeMap<String, IgnoredAny>,
     }
-    serde_json::from_slice::<OnlyId>(line).map_or(serde_json::Value::Null, |only| only.id.0)
+    serde_json::from_slice::<Object<OnlyId>>(line).map_or(serde_json::Value::Null, |only| only.0.id.0)
 }

@@ -8,7 +8,7 @@ use meshward_engine::decision::{Decision, Reason, Shadow};
 use meshward_engine::path_guard;
 use meshward_engine::request::Request;
 
-use super::request::{self, Line};
+use super::request::{self, Line, Object};
 use super::{Evaluator, Paths, answer};
 use crate::policy::listener;
 
@@ -39,19 +39,25 @@ pub fn run(evaluator: &Evaluator, input: impl Read, output: &mut dyn Write) -> i
         if input.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
             break;
         }
+        let too_long = line.len() as u64 == LONGEST_LINE && !line.ends_with(b"\n");
+        if too_long {
+            input.skip_until(b'\n')?;
+        }
         number += 1;
         if line.trim_ascii().is_empty() {
             continue;
         }
         summary.answered += 1;
-        let written = match evaluator.answer(&line, &mut output) {
-            Ok(written) => written,
-            Err(error) => {
-                summary.unreadable += 1;
-                let place = format!("line {number}: {error}");
-                answer::write_error(&mut output, &request::id_of(&line), &place)
-            }
+        let answered = if too_long {
+            Err(format!("longer than {LONGEST_LINE} bytes"))
+        } else {
+            evaluator.answer(&line, &mut output)
         };
+        let written = answered.unwrap_or_else(|error| {
+            summary.unreadable += 1;
+            let place = format!("line {number}: {error}");
+            answer::write_error(&mut output, &request::id_of(&line), &place)
+        });
         // Whoever writes one line and waits for its answer gets it.
         let written = match written {
             Ok(()) if input.buffer().is_empty() => output.flush(),
@@ -71,7 +77,8 @@ pub fn run(evaluator: &Evaluator, input: impl Read, output: &mut dyn Write) -> i
 impl Evaluator {
     /// Answers one line. The outer error is about the line, the inner about the output.
     fn answer(&self, line: &[u8], output: &mut impl Write) -> Result<io::Result<()>, String> {
-        let line: Line<'_> = serde_json::from_slice(line).map_err(|error| in_words(&error))?;
+        let Object(line): Object<Line<'_>> =
+            serde_json::from_slice(line).map_err(|error| in_words(&error))?;
         let protocol = match line.protocol {
             Some(request::Protocol::Http) => Protocol::Http,
             Some(request::Protocol::Tcp) => Protocol::Tcp,
@@ -85,7 +92,7 @@ impl Evaluator {
             Err(fault) => {
                 let shadow = Shadow::default();
                 let decision = Decision { reason: Reason::Path(fault), rule: None, audit: None, shadow };
-                return Ok(answer::write(output, &line.id.0, policy, &decision));
+                return Ok(answer::write(output, &line.id.0, policy, &decision, None));
             }
         };
         let (mut headers, mut claims, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
@@ -93,9 +100,9 @@ impl Evaluator {
         line.claims(needs, &mut claims);
         line.metadata(needs, &mut metadata);
         let request_principal = if needs.request_principal { line.request_principal() } else { None };
-        let source = line.source.as_ref();
+        let source = line.source.as_ref().map(|source| &source.0);
         let source_ip = source.and_then(|source| source.ip);
-        let destination = line.destination.as_ref();
+        let destination = line.destination.as_ref().map(|destination| &destination.0);
         let request = Request {
             peer: line.peer(),
             serial: None,
@@ -106,14 +113,15 @@ impl Evaluator {
             sni: line.sni.as_ref().map(|sni| sni.bytes()),
             method: line.method.as_ref().map(|method| method.bytes()),
             path: path.as_deref(),
-            authority: line.host.as_ref().map(|host| host.bytes()),
+            authority: line.authority(),
             headers: &headers,
-            request_principal: request_principal.as_ref().map(|principal| principal.as_bytes()),
+            request_principal: request_principal.as_deref(),
             claims: &claims,
             metadata: &metadata,
         };
         let decision = policy.decide(&request);
-        Ok(answer::write(output, &line.id.0, policy, &decision))
+        let nearest = if self.explains { policy.nearest_miss(&decision, &request) } else { None };
+        Ok(answer::write(output, &line.id.0, policy, &decision, nearest.as_ref()))
     }
 
     /// The port that the filter sees.
@@ -144,9 +152,16 @@ impl Evaluator {
     }
 }
 
-/// serde_json's words, without the place in a line that is a line of its own.
+/// serde_json's words, without Rust's names and the place in a line that is a line of its own.
 fn in_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let words = text.rsplit_once(" at line ").map_or(text.as_str(), |(words, _)| words);
+    let words = match words.split_once(", expected ") {
+        Some((problem, "u16")) => format!("{problem}, expected a whole number from 0 to 65535"),
+        Some((problem, "f32" | "f64")) => format!("{problem}, expected a number"),
+        Some((problem, "a map")) => format!("{problem}, expected an object"),
+        _ if words == "expected ident" || words == "expected value" => "this is not JSON".to_owned(),
+        _ => words.to_owned(),
+    };
     format!("{words} (column {})", error.column())
 }

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::{Facts, Index, Matching, value};
 use crate::config::Attribute;
 use crate::pattern::Pattern;
+use crate::request::TOKEN_SEPARATOR;
 
 /// How a rule fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +147,8 @@ fn condition(one: &Matching, parts: &[&str]) -> String {
 fn push_value(text: &mut String, value: &value::Value) {
     match value {
         value::Value::Bytes(bytes) => {
-            text.push_str(&String::from_utf8_lossy(bytes.get(..MAX_SHOWN).unwrap_or(bytes)));
+            let shown = String::from_utf8_lossy(bytes.get(..MAX_SHOWN).unwrap_or(bytes));
+            text.push_str(&shown.replace(TOKEN_SEPARATOR, "/"));
             text.push_str(if bytes.len() > MAX_SHOWN { "…" } else { "" });
         }
         value::Value::Account(namespace, name) => text.push_str(&[namespace, "/", name].concat()),
@@ -172,7 +174,7 @@ impl Pattern {
     /// As it is written in a policy.
     #[must_use]
     pub fn to_text(&self) -> String {
-        match self {
+        let text = match self {
             Self::Any => "*".to_owned(),
             Self::Exact(text) | Self::Glob(text) | Self::Template(text) => text.to_string(),
             Self::Prefix(text) => [text, "*"].concat(),
@@ -181,6 +183,7 @@ impl Pattern {
             Self::ServiceAccount { namespace, name } => [namespace, "/", name].concat(),
             Self::Cidr { address, prefix } => [&*address.to_string(), "/", &prefix.to_string()].concat(),
             Self::Port(port) => port.to_string(),
-        }
+        };
+        text.replace(TOKEN_SEPARATOR, "/")
     }
 }

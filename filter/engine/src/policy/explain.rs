@@ -34,30 +34,41 @@ impl Policy {
     #[must_use]
     pub fn explain(&self, request: &Request) -> Explanation {
         let decision = self.decide(request);
-        let nearest_miss =
-            if decision.reason == Reason::NoAllowRule { self.nearest_miss(request) } else { None };
+        let nearest_miss = self.nearest_miss(&decision, request);
         let mut summary = self.because(&decision, request);
         if let Some(miss) = &nearest_miss {
             summary.push_str("; nearest: ");
-            self.push_rule(&mut summary, miss.rule);
-            if !miss.passed.is_empty() {
-                summary.push_str(" matched ");
-                summary.push_str(&miss.passed.join(", "));
-                summary.push_str(" and");
-            }
-            summary.push_str(" failed ");
-            for (at, (field, why)) in miss.failed.iter().enumerate() {
-                summary.push_str(if at == 0 { "" } else { "; " });
-                summary.push_str(field);
-                summary.push_str(": ");
-                summary.push_str(why);
-            }
+            summary.push_str(&self.in_words(miss));
         }
         Explanation { decision, summary, nearest_miss }
     }
 
-    /// The ALLOW rule of which most fields match, of those that are in force.
-    fn nearest_miss(&self, request: &Request) -> Option<NearestMiss> {
+    /// ``policy `a/readers` rule 2 matched principals, paths and failed methods: DELETE is not in [GET]``.
+    #[must_use]
+    pub fn in_words(&self, miss: &NearestMiss) -> String {
+        let mut text = String::new();
+        self.push_rule(&mut text, miss.rule);
+        if !miss.passed.is_empty() {
+            text.push_str(" matched ");
+            text.push_str(&miss.passed.join(", "));
+            text.push_str(" and");
+        }
+        text.push_str(" failed ");
+        for (at, (field, why)) in miss.failed.iter().enumerate() {
+            text.push_str(if at == 0 { "" } else { "; " });
+            text.push_str(field);
+            text.push_str(": ");
+            text.push_str(why);
+        }
+        text
+    }
+
+    /// Where a decision is that no ALLOW rule matches: the rule of which most fields match, of those that are in force.
+    #[must_use]
+    pub fn nearest_miss(&self, decision: &Decision, request: &Request) -> Option<NearestMiss> {
+        if decision.reason != Reason::NoAllowRule {
+            return None;
+        }
         let end = |group: usize| self.ends.get(group).copied();
         let facts = self.index.facts(request);
         let rules = end(Group::Deny as usize)?..end(Group::Allow as usize)?;

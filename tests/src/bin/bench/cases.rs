@@ -47,7 +47,7 @@ pub fn all(folder: &Path) -> anyhow::Result<Vec<Case>> {
     for (kind, kind_name) in KINDS {
         for count in COUNTS {
             let config = config(kind, count)?;
-            let native = native_rbac::http_filters(&config).map_err(|why| anyhow!("{why:?}"))?;
+            let native = native_rbac::filters(&config).map_err(|why| anyhow!("{why:?}"))?;
             let slow = count > 1_000;
             cases.push(Case {
                 name: format!("native RBAC `policies`, {count} {kind_name}"),
