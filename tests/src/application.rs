@@ -5,6 +5,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::http2;
+
 /// A server on a thread; stops taking connections when dropped.
 pub struct Application {
     address: SocketAddr,
@@ -15,7 +17,7 @@ pub struct Application {
 /// What it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
-    /// 200 with the request's head as the body.
+    /// HTTP/1: 200 with the request's head as the body. HTTP/2: what [`crate::http2::serve`] does.
     Http,
     /// The same bytes back.
     Tcp,
@@ -71,7 +73,12 @@ fn echo(mut socket: TcpStream, seen: &AtomicUsize) -> io::Result<()> {
     }
 }
 
-fn http(mut socket: TcpStream, seen: &AtomicUsize) -> io::Result<()> {
+fn http(mut socket: TcpStream, seen: &Arc<AtomicUsize>) -> io::Result<()> {
+    let mut first = [0; 3];
+    // As many bytes as tell `PRI` from any method; a caller sends them at once.
+    if socket.peek(&mut first)? == first.len() && http2::PREFACE.starts_with(&first) {
+        return http2::serve(socket, seen);
+    }
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {

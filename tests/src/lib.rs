@@ -8,6 +8,7 @@ pub mod api;
 pub mod application;
 pub mod broken;
 pub mod connection;
+pub mod http2;
 pub mod mesh;
 pub mod native_rbac;
 pub mod tools;

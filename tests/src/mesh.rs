@@ -35,8 +35,16 @@ pub struct TestMesh {
     pub plan: Plan,
     pub ca: Ca,
     filter: PathBuf,
+    agent: Option<Agent>,
     applications: BTreeMap<String, Application>,
     _folder: tempfile::TempDir,
+}
+
+/// SPIRE in place of the files of certificates.
+pub struct Agent {
+    pub socket: PathBuf,
+    /// The Envoy of each service: the agent tells them apart by their paths.
+    pub envoys: BTreeMap<String, PathBuf>,
 }
 
 /// A file of a sidecar before it is written: its name and text, for a test that wants it otherwise.
@@ -56,6 +64,29 @@ impl TestMesh {
     /// # Errors
     /// Anything that keeps a sidecar from being ready, with its log.
     pub fn start_with(yaml: &str, filter: &Path, concurrency: u32, edit: Edit<'_>) -> anyhow::Result<Self> {
+        Self::start_all(yaml, filter, concurrency, edit, None)
+    }
+
+    /// The same with certificates from SPIRE's agent.
+    ///
+    /// # Errors
+    /// Anything that keeps a sidecar from being ready, with its log.
+    pub fn start_with_agent(
+        yaml: &str,
+        filter: &Path,
+        concurrency: u32,
+        agent: Agent,
+    ) -> anyhow::Result<Self> {
+        Self::start_all(yaml, filter, concurrency, &|_, _, text| text, Some(agent))
+    }
+
+    fn start_all(
+        yaml: &str,
+        filter: &Path,
+        concurrency: u32,
+        edit: Edit<'_>,
+        agent: Option<Agent>,
+    ) -> anyhow::Result<Self> {
         let envoy = tools::envoy()?;
         let folder = tempfile::tempdir()?;
         let state =
@@ -75,6 +106,7 @@ impl TestMesh {
             plan,
             ca,
             filter: filter.to_path_buf(),
+            agent,
             applications: BTreeMap::new(),
             _folder: folder,
         };
@@ -89,7 +121,8 @@ impl TestMesh {
                 stdout: running.state.log(&access_log(&service.name)),
                 stderr: running.state.log(&format!("{}.envoy", service.name)),
             };
-            let command = sidecar(&envoy, &running.state.envoy(&service.name), concurrency);
+            let own = running.agent.as_ref().and_then(|agent| agent.envoys.get(&service.name));
+            let command = sidecar(own.unwrap_or(&envoy), &running.state.envoy(&service.name), concurrency);
             running
                 .processes
                 .start(&service.name, command, &logs)
@@ -128,10 +161,22 @@ impl TestMesh {
         self.write(&service, edit)
     }
 
+    /// What is written from now on is for this module: an upgrade of the filter, as far as a sidecar that runs sees it.
+    pub fn set_filter(&mut self, filter: &Path) {
+        self.filter = filter.to_path_buf();
+    }
+
     fn write(&self, service: &Service, edit: Edit<'_>) -> anyhow::Result<()> {
         let placement: Placement = self.plan.placement(&self.mesh, &self.state, &self.filter);
         let mut files = folder::Files::new();
-        for file in envoy::render(&self.mesh, service, &placement).map_err(|error| tools::failure(&error))? {
+        let rendered = match &self.agent {
+            Some(agent) => {
+                let socket = agent.socket.display().to_string();
+                envoy::render_with_agent(&self.mesh, service, &placement, &socket)
+            }
+            None => envoy::render(&self.mesh, service, &placement),
+        };
+        for file in rendered.map_err(|error| tools::failure(&error))? {
             files.insert(file.name, edit(service, file.name, file.text));
         }
         folder::replace(&self.state.envoy(&service.name), &files).map_err(|error| anyhow!(error.to_string()))

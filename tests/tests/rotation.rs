@@ -7,20 +7,25 @@
     reason = "helpers of tests: a failure is a failed test"
 )]
 
+#[path = "rotation/load.rs"]
+mod load;
 #[path = "rotation/support.rs"]
 mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use load::{Stop, Tally};
+use meshward_builder::envoy::INBOUND_FILE;
 use meshward_builder::local::client::{self, Identity};
 use meshward_builder::mesh::ports;
 use meshward_builder::pki::ledger::Reason;
 use meshward_builder::pki::rotate::Direction;
 use meshward_builder::pki::{Ca, CaOptions, SvidRequest, federation, issue, key, svid};
-use meshward_tests::{Connection, until};
+use meshward_tests::{Connection, broken, http2, tools, until};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use support::Certificates;
@@ -41,62 +46,63 @@ const SERVICES: &str = "
     - {name: caller, port: 8001, calls: [callee, db]}
 ";
 
-/// Asks for ever, on connections that stay open as long as the server lets them; what failed, and how many were asked.
-fn ask(address: SocketAddr, done: &AtomicBool) -> (usize, Vec<String>) {
-    let (mut asked, mut failed) = (0, Vec::new());
-    let mut connection: Option<Connection<_>> = None;
-    let mut next = Instant::now();
-    while !done.load(Ordering::SeqCst) {
-        // A steady rate, not as fast as it goes: 25 a second each.
-        next += Duration::from_millis(40);
-        std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        let mut open = match connection.take() {
-            Some(open) => open,
-            None => Connection::new(client::connect(address).unwrap()),
-        };
-        asked += 1;
-        match open.get("callee", "/a") {
-            Ok((200, closes)) => connection = (!closes).then_some(open),
-            other => failed.push(format!("request {asked}: {other:?}")),
-        }
-    }
-    (asked, failed)
+/// The callee's policy: `/a` for the caller always, `/b` sometimes.
+fn with_policy(paths: &str) -> String {
+    format!(
+        "{HEAD}{SERVICES}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: readers, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: callee}}}}
+  rules:
+    - from: [{{source: {{principals: [test.example/ns/default/sa/caller]}}}}]
+      to: [{{operation: {{paths: [{paths}]}}}}]
+"
+    )
 }
 
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
+/// The same filter as other bytes, and so of another name: what an upgrade is to a sidecar.
+fn another_module(folder: &Path, number: usize) -> PathBuf {
+    let mut bytes = std::fs::read(tools::filter().unwrap()).unwrap();
+    // A custom section (WebAssembly 1.0, 5.5.3): id 0, its length, the length of its name, name, content.
+    let content = number.to_string();
+    bytes.extend([0, u8::try_from(5 + content.len()).unwrap(), 4]);
+    bytes.extend(b"test");
+    bytes.extend(content.as_bytes());
+    let sha256 = meshward_builder::wasm::inspect(&bytes).sha256;
+    let file = folder.join(meshward_builder::envoy::filter_file_name(&sha256[..12]));
+    std::fs::write(&file, bytes).unwrap();
+    file
 }
 
-/// The same by TCP: a connection for each question, and one that stays.
-fn ask_tcp(address: SocketAddr, done: &AtomicBool) -> (usize, Vec<String>) {
-    let (mut asked, mut failed) = (0, Vec::new());
-    let mut stays = client::connect(address).unwrap();
-    let mut echo = |stream: &mut std::net::TcpStream, what: &str| {
-        let mut answer = [0; 4];
-        let result = stream.write_all(b"ping").and_then(|()| stream.read_exact(&mut answer));
-        asked += 1;
-        if result.is_err() || answer != *b"ping" {
-            failed.push(format!("{what} {asked}: {result:?}"));
-        }
-    };
-    while !done.load(Ordering::SeqCst) {
-        echo(&mut stays, "on the connection that stays,");
-        echo(&mut client::connect(address).unwrap(), "on a new connection,");
-        std::thread::sleep(Duration::from_millis(15));
-    }
-    (asked, failed)
+/// What of a sidecar tells that it refused something: a policy, or a certificate.
+fn refusals(running: &meshward_tests::TestMesh, service: &str) -> u64 {
+    ["key_rotation_failed", "update_rejected", "config_fail"]
+        .iter()
+        .map(|name| running.counter(service, &[name]))
+        .sum()
 }
 
+/// All that may change in a life, under load: HTTP/1, HTTP/2 with streams that stay, TCP with a connection that stays.
+///
+/// `MESHWARD_LONG_LOAD=<seconds>` goes on for that long, and wants 500 answers a second.
 #[test]
-fn leaves_and_the_ca_change_under_load_without_a_failed_request() {
-    let mesh = format!("{HEAD}{SERVICES}");
+fn everything_changes_under_load_without_a_failed_request() {
+    let long = std::env::var("MESHWARD_LONG_LOAD").ok().and_then(|text| text.parse::<u64>().ok());
+    if long.is_none() {
+        tools::skipped(
+            "the long load test",
+            "MESHWARD_LONG_LOAD (in seconds) is not set; the short one runs",
+        );
+    }
+    let pause = || std::thread::sleep(Duration::from_millis(if long.is_some() { 4000 } else { 1200 }));
+    let modules = tempfile::tempdir().unwrap();
+    let (closed, open) = (with_policy("/a"), with_policy("/a, /b"));
     let certificates = Certificates::new(&CaOptions { intermediate: true, ..CaOptions::default() });
     // Connections end every few seconds, so that handshakes happen all the time, with whatever is in force.
-    let mut running = certificates.start(&mesh, &|text| text.replace("3300s", "2s").replace("3600s", "3s"));
+    let mut running = certificates.start(&closed, &|text| text.replace("3300s", "2s").replace("3600s", "3s"));
     let outbound = SocketAddr::new(running.plan.address("caller"), ports::OUTBOUND);
     let database = SocketAddr::new(running.plan.address("caller"), 5432);
     until("the mesh", || {
@@ -108,57 +114,116 @@ fn leaves_and_the_ca_change_under_load_without_a_failed_request() {
         (certificates.identity("caller"), certificates.identity("caller"));
     let done = AtomicBool::new(false);
     let begin = Instant::now();
-    let (mut asked, mut failed) = (0, Vec::new());
+    let mut tally = Tally::default();
+    let mut rounds = 0;
     std::thread::scope(|scope| {
-        // A failure below must not leave the askers asking.
         let _stop = Stop(&done);
-        let askers: Vec<_> = (0..24).map(|_| scope.spawn(|| ask(outbound, &done))).collect();
-        let tcp = scope.spawn(|| ask_tcp(database, &done));
-        let pause = || std::thread::sleep(Duration::from_millis(2500));
+        let mut askers = Vec::new();
+        for _ in 0..24 {
+            askers.push(scope.spawn(|| load::http1(outbound, "/a", 25, false, &done)));
+        }
+        askers.push(scope.spawn(|| load::http1(outbound, "/b", 20, true, &done)));
+        askers.push(scope.spawn(|| load::http2(outbound, 50, 4, Duration::from_millis(50), &done)));
+        askers.push(scope.spawn(|| load::tcp(database, 20, &done)));
         pause();
-        // 1. New leaves.
-        let before = support::updates(&running);
-        certificates.issue_all(true);
-        support::until_updated(&running, &before);
-        pause();
-        // 2. All phases of a rotation of the CA.
-        for _ in ["adding", "switched", "stable"] {
+        while rounds == 0 || long.is_some_and(|seconds| begin.elapsed().as_secs() < seconds) {
+            rounds += 1;
+            let asks_b = |running: &meshward_tests::TestMesh, status: u16| {
+                until("the policy", || {
+                    running
+                        .get_by_sidecar("caller", "callee", "/b")
+                        .is_ok_and(|answer| answer.status == status)
+                })
+                .unwrap();
+            };
+            // 1. New leaves.
             let before = support::updates(&running);
-            certificates.step(Direction::Advance);
+            certificates.issue_all(true);
             support::until_updated(&running, &before);
             pause();
+            // 2. All phases of a rotation of the CA.
+            for _ in ["adding", "switched", "stable"] {
+                let before = support::updates(&running);
+                certificates.step(Direction::Advance);
+                support::until_updated(&running, &before);
+                pause();
+            }
+            // 3. A new policy, and one that the filter refuses: the old one stays in force.
+            running.update("callee", &open).unwrap();
+            asks_b(&running, 200);
+            let before = refusals(&running, "callee");
+            running
+                .update_with("callee", &closed, &|_, name, text| {
+                    if name == INBOUND_FILE { broken::configuration(&text).unwrap() } else { text }
+                })
+                .unwrap();
+            until("the refusal of a policy", || refusals(&running, "callee") > before).unwrap();
+            pause();
+            asks_b(&running, 200);
+            // 4. Another filter, inbound and outbound; and a policy with it.
+            let module = another_module(modules.path(), rounds);
+            running.set_filter(&module);
+            for service in ["callee", "caller", "db"] {
+                running.update(service, &closed).unwrap();
+            }
+            let name = module.file_name().unwrap().to_str().unwrap().to_owned();
+            for service in ["callee", "caller", "db"] {
+                until("the new filter", || {
+                    running.admin(service, "/config_dump").is_ok_and(|dump| dump.contains(&name))
+                })
+                .unwrap();
+            }
+            asks_b(&running, 403);
+            pause();
+            // 5. Certificates that are half written, swapped in and in place: the old ones stay in force.
+            for tear in [Certificates::break_certificate, Certificates::tear_certificate] {
+                let before = refusals(&running, "callee");
+                tear(&certificates, "callee");
+                until("the refusal of half a certificate", || refusals(&running, "callee") > before).unwrap();
+                pause();
+                let before = support::updates(&running);
+                certificates.issue_all(true);
+                support::until_updated(&running, &before);
+            }
+            // 6. All at once: a phase, half a certificate, a bad policy, another filter, a good policy, new leaves.
+            certificates.step(Direction::Advance);
+            certificates.break_certificate("db");
+            running
+                .update_with("callee", &closed, &|_, name, text| {
+                    if name == INBOUND_FILE { broken::configuration(&text).unwrap() } else { text }
+                })
+                .unwrap();
+            running.set_filter(&another_module(modules.path(), rounds + 1_000));
+            for service in ["callee", "caller", "db"] {
+                running.update(service, &open).unwrap();
+            }
+            certificates.issue_all(true);
+            asks_b(&running, 200);
+            pause();
+            certificates.step(Direction::Abort);
+            running.update("callee", &closed).unwrap();
+            asks_b(&running, 403);
+            pause();
         }
-        // 3. A certificate file that is half written: the old one stays in force.
-        certificates.break_certificate("callee");
-        until("the refusal of half a certificate", || {
-            running.counter("callee", &["key_rotation_failed"])
-                + running.counter("callee", &["update_rejected"])
-                > 0
-        })
-        .unwrap();
-        pause();
-        let before = support::updates(&running);
-        certificates.issue_all(true);
-        support::until_updated(&running, &before);
-        // 4. A way back, and all at once: a phase, leaves, and a policy.
-        certificates.step(Direction::Advance);
-        running.update("callee", &mesh.replace("calls: [callee, db]", "calls: [db, callee]")).unwrap();
-        certificates.issue_all(true);
-        pause();
-        certificates.step(Direction::Abort);
-        pause();
         done.store(true, Ordering::SeqCst);
-        for asker in askers.into_iter().chain([tcp]) {
-            let (more, wrong) = asker.join().unwrap();
-            asked += more;
-            failed.extend(wrong);
+        for asker in askers {
+            tally.add(asker.join().unwrap());
         }
     });
-    let rate = asked as f64 / begin.elapsed().as_secs_f64();
-    println!("{asked} requests, {rate:.0} a second, {} failed", failed.len());
-    assert!(failed.is_empty(), "{} of {asked}: {:#?}", failed.len(), &failed[..failed.len().min(10)]);
-    // Six hundred are asked for; a machine that is busy with other things gives less.
-    assert!(rate > 200.0, "{rate:.0} requests a second are no load");
+    let rate = tally.asked as f64 / begin.elapsed().as_secs_f64();
+    println!(
+        "{} asked in {:.0} s and {rounds} rounds, {rate:.0} a second, {} refused by a policy, {} failed",
+        tally.asked,
+        begin.elapsed().as_secs_f64(),
+        tally.refused,
+        tally.failed.len()
+    );
+    let shown = &tally.failed[..tally.failed.len().min(10)];
+    assert!(tally.failed.is_empty(), "{} of {}: {shown:#?}", tally.failed.len(), tally.asked);
+    assert!(tally.refused > 0, "no policy refused anything");
+    // Eight hundred are asked for; a machine that is busy with other things gives less.
+    let least = if long.is_some() { 500.0 } else { 200.0 };
+    assert!(rate > least, "{rate:.0} requests a second are no load");
     assert_eq!(running.ended(), 0);
 
     // What the first root issued no longer opens anything, and nothing trusts a server of it.
@@ -173,12 +238,24 @@ fn leaves_and_the_ca_change_under_load_without_a_failed_request() {
     );
 }
 
+/// By all that goes over a sidecar: a request's connection, a stream that stays, a TCP connection that stays.
 #[test]
 fn an_old_connection_ends_in_bounded_time() {
     let certificates = Certificates::new(&CaOptions::default());
-    let running = certificates.start(&format!("{HEAD}{SERVICES}"), &|text| text.replace("3600s", "2s"));
+    let short = |text: String| text.replace("3600s", "2s").replace("86400s", "3s");
+    let running = certificates.start(&format!("{HEAD}{SERVICES}"), &short);
     let mut open = certificates.connect(&running, "caller", "callee");
     assert_eq!(open.get("callee", "/a").unwrap().0, 200);
+    let mut tcp = running.plain("caller", 5432).unwrap();
+    let mut echo = || tcp.write_all(b"ping").and_then(|()| tcp.read_exact(&mut [0; 4]));
+    echo().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outbound = SocketAddr::new(running.plan.address("caller"), ports::OUTBOUND);
+    let mut stream = runtime.block_on(async {
+        let mut connection = http2::Connection::open(outbound, "callee").await.unwrap();
+        connection.stream("/a").await.unwrap()
+    });
+    runtime.block_on(stream.echo(b"ping")).unwrap();
     // Nobody trusts it any more, but it was let in before.
     for _ in 0..3 {
         let before = support::updates(&running);
@@ -189,6 +266,48 @@ fn an_old_connection_ends_in_bounded_time() {
         open.get("callee", "/a").is_ok_and(|(_, closes)| closes) || open.get("callee", "/a").is_err()
     })
     .unwrap();
+    until("the end of the old stream", || runtime.block_on(stream.echo(b"ping")).is_err()).unwrap();
+    until("the end of the old TCP connection", || echo().is_err()).unwrap();
+}
+
+/// The identity that a CA gives to the caller at some time, for five minutes.
+fn short_lived(ca: &Ca, at: OffsetDateTime) -> Identity {
+    let request = SvidRequest {
+        id: svid::spiffe_id("spiffe://test.example/ns/default/sa/caller").unwrap(),
+        dns_names: Vec::new(),
+        lifetime: time::Duration::minutes(5),
+    };
+    identity(issue(ca, &request, at).unwrap())
+}
+
+fn identity(issued: meshward_builder::pki::Issued) -> Identity {
+    let leaf_key = key::decode("the key", issued.key_pem.unwrap().as_bytes(), None).unwrap();
+    Identity {
+        chain: vec![issued.certificate],
+        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der())),
+    }
+}
+
+#[test]
+fn a_certificate_out_of_its_time_is_refused_and_a_ca_of_a_century_serves() {
+    let now = OffsetDateTime::now_utc();
+    let options =
+        CaOptions { lifetime_seconds: time::Duration::days(36_500).whole_seconds(), ..CaOptions::default() };
+    let certificates = Certificates::made_at(&options, now - time::Duration::days(7_300));
+    let running = certificates.start(&format!("{HEAD}{SERVICES}"), &|text| text);
+    let ca = certificates.ca();
+    assert!(ca.not_after() > now + time::Duration::days(29_000));
+    let ask = |at| certificates.try_connect(&running, short_lived(&ca, at), "callee");
+    until("the callee", || ask(now).is_ok()).unwrap();
+    assert_eq!(ask(now).unwrap(), 200);
+    for (at, what) in [
+        (now - time::Duration::minutes(6), "one that expired a minute ago"),
+        (now + time::Duration::hours(1), "one of tomorrow's clock"),
+        (now - time::Duration::days(3650), "one of ten years ago"),
+    ] {
+        let answer = ask(at);
+        assert!(answer.is_err(), "{what}: {answer:?}");
+    }
 }
 
 #[test]
@@ -281,13 +400,8 @@ spec:
         dns_names: Vec::new(),
         lifetime: time::Duration::hours(1),
     };
-    let issued = issue(&partner, &request, now).unwrap();
-    let leaf_key = key::decode("the key", issued.key_pem.unwrap().as_bytes(), None).unwrap();
-    let identity = Identity {
-        chain: vec![issued.certificate],
-        key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(leaf_key.serialize_der())),
-    };
-    assert_eq!(ask(identity).unwrap(), 200, "a partner is let in");
+    let partner_reader = identity(issue(&partner, &request, now).unwrap());
+    assert_eq!(ask(partner_reader).unwrap(), 200, "a partner is let in");
     assert_eq!(
         ask(forged(&partner, reader)).unwrap(),
         200,

@@ -59,6 +59,7 @@ fn http_options(
             idle_timeout: idle.map_or("300s".into(), |idle| idle.value.to_envoy().into()),
             max_connection_duration,
             max_requests_per_connection: most.map(|most| most.value),
+            max_stream_duration: None,
             headers_with_underscores_action: None,
         },
         use_downstream_protocol_config: UseDownstreamProtocol {

@@ -13,6 +13,9 @@ use super::types::{
 /// How long an established connection may outlive what its certificates were checked against. Envoy does not look at
 /// them again, so that this bounds revocation; draining, without a lost request.
 pub const MAX_CONNECTION_DURATION: &str = "3600s";
+/// A connection that is to end waits for its streams (gRPC, WebSocket), so these have a bound of their own: that of a TCP
+/// connection.
+pub const MAX_STREAM_DURATION: &str = "86400s";
 /// A little shorter on the caller's side: it is the caller that ends the connection, and no request meets a closing one.
 pub const UPSTREAM_CONNECTION_DURATION: &str = "3300s";
 
@@ -104,6 +107,7 @@ pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<E
             idle_timeout: "3600s".into(),
             max_requests_per_connection: None,
             max_connection_duration: inbound.is_some().then_some(MAX_CONNECTION_DURATION),
+            max_stream_duration: inbound.is_some().then_some(MAX_STREAM_DURATION),
             // `x_user` and `x-user` are one header to many applications, and two to a policy.
             headers_with_underscores_action: hardened.then_some("REJECT_REQUEST"),
         },

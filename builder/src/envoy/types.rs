@@ -302,6 +302,8 @@ pub struct HttpProtocolOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests_per_connection: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_stream_duration: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_with_underscores_action: Option<&'static str>,
 }
 

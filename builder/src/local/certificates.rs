@@ -25,8 +25,7 @@ use crate::pki::{self, Authority, Ca, CaOptions, SvidRequest, folder, revoke, sv
 /// The CA of the state folder, made when there is none, and a good certificate for every service.
 ///
 /// # Errors
-/// A CA that is damaged, has expired, or is of another trust domain; a federated one whose bundle is not known; a folder
-/// that cannot be written.
+/// A CA that is damaged, has expired, or is of another trust domain; a folder that cannot be written.
 pub fn prepare(
     state: &State,
     mesh: &Resolved,
@@ -35,7 +34,6 @@ pub fn prepare(
 ) -> Result<Ca, Diagnostic> {
     let mut store = FolderStore::open(&state.certs())?;
     let (mut authority, ca) = authority(&mut store, mesh, now, console)?;
-    known_bundles(&authority, mesh, state)?;
     let mut ledger = Ledger::load(&store)?;
     if mesh.revocation.crl {
         revoke::ensure_list(&mut store, &mut authority, &mut ledger, None, now)?;
@@ -115,8 +113,12 @@ fn authority(
     Ok((authority, ca))
 }
 
-/// A sidecar of a mesh with federation takes nobody's certificate as long as its file of bundles is not there.
-fn known_bundles(authority: &Authority, mesh: &Resolved, state: &State) -> Result<(), Diagnostic> {
+/// A sidecar of a mesh with federation takes nobody's certificate as long as it has no bundle of each trust domain.
+///
+/// # Errors
+/// One is missing.
+pub fn known_bundles(state: &State, mesh: &Resolved) -> Result<(), Diagnostic> {
+    let Some(authority) = Authority::load(&FolderStore::peek(&state.certs()))? else { return Ok(()) };
     let missing = mesh.federates_with.iter().find(|other| !authority.federated().contains_key(*other));
     let Some(other) = missing else { return Ok(()) };
     let message = format!("the mesh federates with `{other}`, whose trust bundle is not known here");

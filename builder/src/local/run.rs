@@ -80,6 +80,7 @@ pub fn start(
             .note(&format!("port {} of 127.0.0.1 is in use: the edge has its own address alone", edge.port));
     }
     let ca = certificates::prepare(&state, &mesh, OffsetDateTime::now_utc(), console)?;
+    certificates::known_bundles(&state, &mesh)?;
     let placement = plan.placement(&mesh, &state, &filter.path);
     for service in &mesh.services {
         write_sidecar(&mesh, service, &placement, &state)?;

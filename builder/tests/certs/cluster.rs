@@ -282,20 +282,36 @@ fn of_two_at_once_one_changes_and_the_other_says_so() {
 }
 
 #[test]
-fn a_kill_between_two_secrets_loses_nothing() {
+fn a_kill_after_every_secret_loses_nothing_in_any_verb() {
     let Some((server, folder)) = cluster(20) else { return };
-    for step in 1..=3 {
-        let mut command =
-            server.with(super::support::command(folder.path(), &["renew", "--secrets-in", "default"]));
-        let output = command.env("MESHWARD_TEST_ABORT_AT", step.to_string()).output().unwrap();
-        if output.status.success() {
-            break;
+    let rotate: &[&str] = &["rotate-ca", "--settle", "0s"];
+    let verbs: [&[&str]; 4] = [&["renew"], rotate, rotate, rotate];
+    for verb in verbs {
+        let mut step = 1;
+        loop {
+            let saved = server.cluster.lock().unwrap().secrets.clone();
+            let args = [verb, &["--secrets-in", "default"]].concat();
+            let mut command = server.with(super::support::command(folder.path(), &args));
+            let output = command.env("MESHWARD_TEST_ABORT_AT", step.to_string()).output().unwrap();
+            if output.status.success() {
+                break;
+            }
+            assert!(said(&output).contains("aborted after"), "step {step} of {verb:?}: {}", said(&output));
+            // Chains, keys that fit, and that every bundle trusts every leaf, old and new.
+            server.fine(folder.path(), &["verify"]);
+            server.fine(folder.path(), verb);
+            server.fine(folder.path(), &["verify"]);
+            let writes = server.cluster.lock().unwrap().writes;
+            server.fine(folder.path(), &["renew"]);
+            assert_eq!(server.cluster.lock().unwrap().writes, writes, "after step {step} of {verb:?}");
+            server.cluster.lock().unwrap().secrets = saved;
+            step += 1;
         }
-        server.fine(folder.path(), &["verify"]);
+        assert!(step > 3, "only {step} Secrets were written by {verb:?}; is the hook still in place?");
     }
-    server.fine(folder.path(), &["renew"]);
-    server.fine(folder.path(), &["verify"]);
-    server.fine(folder.path(), &["needs-renewal"]);
+    let status = server.fine(folder.path(), &["rotate-ca", "--status"]);
+    assert!(status.starts_with("stable"), "{status}");
+    assert_eq!(server.cluster.lock().unwrap().refused, [""; 0], "the Role is enough");
 }
 
 #[test]

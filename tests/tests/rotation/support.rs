@@ -55,9 +55,12 @@ pub struct Certificates {
 
 impl Certificates {
     pub fn new(options: &CaOptions) -> Self {
+        Self::made_at(options, OffsetDateTime::now_utc())
+    }
+
+    pub fn made_at(options: &CaOptions, now: OffsetDateTime) -> Self {
         let mut store = SidecarStore::default();
         let trust_domain = svid::trust_domain("test.example").unwrap();
-        let now = OffsetDateTime::now_utc();
         let authority = Authority::create(&trust_domain, options, &KeyPlace::default(), now).unwrap();
         authority.save(&mut store).unwrap();
         Self { store: RefCell::new(store) }
@@ -157,6 +160,17 @@ impl Certificates {
         let text = good.get("tls.crt").unwrap();
         broken.insert("tls.crt", &text[..text.len() / 3]);
         store.write(&leaf_set(service), &broken).unwrap();
+    }
+
+    /// Half of a certificate, written in place by something that knows no better, and then a move beside it that makes
+    /// Envoy look.
+    pub fn tear_certificate(&self, service: &str) {
+        let folder = self.store.borrow().folders[&leaf_set(service)].clone();
+        let file = folder.join("..data/tls.crt");
+        let text = std::fs::read(&file).unwrap();
+        std::fs::write(&file, &text[..text.len() / 3]).unwrap();
+        std::fs::write(folder.join(".moved"), "").unwrap();
+        std::fs::rename(folder.join(".moved"), folder.join(".beside")).unwrap();
     }
 
     /// The certificate and key of a service.
