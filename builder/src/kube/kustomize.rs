@@ -6,8 +6,7 @@ use serde::Serialize;
 
 use super::types::{
     ConfigMapGenerator, DisruptionBudgetSpec, GeneratorOptions, IngressRule, Kustomization, LabelSelector,
-    Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Patch, PatchTarget, Replicas,
-    Spec,
+    Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Patch, PatchTarget, Spec,
 };
 use super::{Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector};
 use crate::diagnostic::{Diagnostic, Failure};
@@ -68,23 +67,29 @@ fn base(mesh: &Resolved, filter: &Filter) -> Kustomization {
 fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
     /// RFC 6902
     #[derive(Serialize)]
-    struct Add {
+    struct Operation {
         op: &'static str,
         path: String,
-        value: &'static str,
+        value: serde_json::Value,
     }
     let mut dev = kustomization(&[&providers::overlay(providers::of_development(mesh))]);
-    for service in deployed(mesh) {
-        dev.replicas.push(Replicas { name: service.name.clone(), count: 1 });
-        let sidecar = usize::from(service.container.is_some());
-        let append = |value| {
+    let one = Operation { op: "replace", path: "/spec/replicas".to_owned(), value: 1.into() };
+    dev.patches.push(Patch::inline(PatchTarget::of_mesh(mesh, ""), yaml(&[one])?));
+    let mut verbose = |target: PatchTarget, sidecar: usize| -> Result<(), Failure> {
+        let append = |value: &str| {
             let path = format!("/spec/template/spec/containers/{sidecar}/args/-");
-            Add { op: "add", path, value }
+            Operation { op: "add", path, value: value.into() }
         };
-        dev.patches.push(Patch::inline(
-            PatchTarget { kind: "Deployment", name: service.name.clone() },
-            yaml(&[append("--component-log-level"), append("wasm:debug")])?,
-        ));
+        let patch = yaml(&[append("--component-log-level"), append("wasm:debug")])?;
+        dev.patches.push(Patch::inline(target, patch));
+        Ok(())
+    };
+    // An edge's pod has the sidecar alone.
+    let edge = deployed(mesh).find(|service| service.container.is_none());
+    let others = edge.map(|edge| format!(",app!={}", edge.name)).unwrap_or_default();
+    verbose(PatchTarget::of_mesh(mesh, &others), 1)?;
+    if let Some(edge) = edge {
+        verbose(PatchTarget::named("Deployment", &edge.name), 0)?;
     }
     Ok(dev)
 }
@@ -99,10 +104,7 @@ fn prod(mesh: &Resolved) -> Result<Kustomization, Failure> {
     }
     for service in deployed(mesh).filter(|service| service.replicas > 1) {
         let patch = object(mesh, service, "apps/v1", "Deployment", Spec { spec: Spread::of(&service.name) });
-        prod.patches.push(Patch::inline(
-            PatchTarget { kind: "Deployment", name: service.name.clone() },
-            yaml(&patch)?,
-        ));
+        prod.patches.push(Patch::inline(PatchTarget::named("Deployment", &service.name), yaml(&patch)?));
     }
     if let Some(edge) = mesh.services.iter().find(|service| service.is_edge()) {
         #[derive(Serialize)]
@@ -110,8 +112,7 @@ fn prod(mesh: &Resolved) -> Result<Kustomization, Failure> {
             r#type: &'static str,
         }
         let patch = object(mesh, edge, "v1", "Service", Spec { spec: Type { r#type: "LoadBalancer" } });
-        prod.patches
-            .push(Patch::inline(PatchTarget { kind: "Service", name: edge.name.clone() }, yaml(&patch)?));
+        prod.patches.push(Patch::inline(PatchTarget::named("Service", &edge.name), yaml(&patch)?));
     }
     Ok(prod)
 }

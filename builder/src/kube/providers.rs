@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::kustomize::{deployed, kustomization, yaml};
@@ -76,18 +75,13 @@ fn cert_manager(mesh: &Resolved) -> Result<Files, Failure> {
 fn csi_driver_spiffe(mesh: &Resolved) -> Result<Files, Failure> {
     let mut overlay = kustomization(&["../../base", "rbac.yaml"]);
     let group = workload::ENVOY_USER.to_string();
-    let volume = json!({
-        "name": workload::CERTIFICATES_VOLUME,
-        "csi": {
-            "driver": "spiffe.csi.cert-manager.io",
-            "readOnly": true,
-            // The files belong to this group, or the sidecar could not read its key.
-            "volumeAttributes": { "spiffe.csi.cert-manager.io/fs-group": group },
-        },
+    let source = json!({
+        "driver": "spiffe.csi.cert-manager.io",
+        "readOnly": true,
+        // The files belong to this group, or the sidecar could not read its key.
+        "volumeAttributes": { "spiffe.csi.cert-manager.io/fs-group": group },
     });
-    for service in deployed(mesh) {
-        overlay.patches.push(pod_patch(service, &volume, None)?);
-    }
+    overlay.patches.push(pods_patch(mesh, &source, None)?);
     let mut rbac = Documents::new(mesh);
     for object in certificate_requests(mesh) {
         rbac.push(&object)?;
@@ -129,10 +123,7 @@ fn certificate_requests(mesh: &Resolved) -> Vec<Value> {
 fn spire(mesh: &Resolved, filter: &Filter) -> Result<Files, Failure> {
     let socket = mesh.certificates.agent_socket.as_str();
     let folder = socket.rsplit_once('/').map_or(socket, |(folder, _)| folder);
-    let volume = json!({
-        "name": workload::CERTIFICATES_VOLUME,
-        "csi": { "driver": "csi.spiffe.io", "readOnly": true },
-    });
+    let source = json!({ "driver": "csi.spiffe.io", "readOnly": true });
     let placement = Placement::Kubernetes { filter_sha12: filter.sha12().to_owned() };
     let mut overlay = kustomization(&["../../base", "identities.yaml"]);
     let (mut files, mut identities) = (Vec::new(), Documents::new(mesh));
@@ -144,9 +135,7 @@ fn spire(mesh: &Resolved, filter: &Filter) -> Result<Files, Failure> {
         files.push((name, sidecar.text));
         identities.push(&cluster_id(mesh, service))?;
     }
-    for service in deployed(mesh) {
-        overlay.patches.push(pod_patch(service, &volume, Some(folder))?);
-    }
+    overlay.patches.push(pods_patch(mesh, &source, Some(folder))?);
     files.push(("identities.yaml".to_owned(), identities.text));
     with_kustomization(mesh, &overlay, files)
 }
@@ -190,33 +179,24 @@ fn cluster_id(mesh: &Resolved, service: &Service) -> Value {
     })
 }
 
-/// Another volume in the place of the Secret, and, when its content is for another path, another mount.
-fn pod_patch(service: &Service, volume: &Value, mounted_at: Option<&str>) -> Result<Patch, Failure> {
-    /// RFC 6902
-    #[derive(Serialize)]
-    struct Operation {
-        op: &'static str,
-        path: String,
-        value: Value,
+/// Another volume in the place of the Secret, in every pod of the mesh; and another mount, when its content is for another
+/// path. A strategic merge: what it is for is named, not counted.
+fn pods_patch(mesh: &Resolved, source: &Value, mounted_at: Option<&str>) -> Result<Patch, Failure> {
+    let name = workload::CERTIFICATES_VOLUME;
+    let mut pod = json!({ "volumes": [{ "name": name, "secret": null, "csi": source }] });
+    if let (Some(folder), Some(pod)) = (mounted_at, pod.as_object_mut()) {
+        let mounts = json!([
+            { "mountPath": envoy::pod::CERTIFICATES, "$patch": "delete" },
+            { "mountPath": folder, "name": name, "readOnly": true },
+        ]);
+        pod.insert("containers".to_owned(), json!([{ "name": workload::SIDECAR, "volumeMounts": mounts }]));
     }
-    let pod = "/spec/template/spec";
-    let sidecar = usize::from(service.container.is_some());
-    let place = format!("{pod}/volumes/{}", workload::CERTIFICATES_POSITION);
-    let mount =
-        format!("{pod}/containers/{sidecar}/volumeMounts/{}/mountPath", workload::CERTIFICATES_POSITION);
-    // A list's element has no name in a path: should it ever stand elsewhere, kustomize says so.
-    let mut operations = vec![
-        Operation { op: "test", path: format!("{place}/name"), value: workload::CERTIFICATES_VOLUME.into() },
-        Operation { op: "replace", path: place, value: volume.clone() },
-    ];
-    if let Some(folder) = mounted_at {
-        operations.push(Operation {
-            op: "test",
-            path: mount.clone(),
-            value: envoy::pod::CERTIFICATES.into(),
-        });
-        operations.push(Operation { op: "replace", path: mount, value: folder.into() });
-    }
-    let target = PatchTarget { kind: "Deployment", name: service.name.clone() };
-    Ok(Patch::inline(target, yaml(&operations)?))
+    let patch = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        // The target below says which; kustomize wants a name all the same.
+        "metadata": { "name": "any" },
+        "spec": { "template": { "spec": pod } },
+    });
+    Ok(Patch::inline(PatchTarget::of_mesh(mesh, ""), yaml(&patch)?))
 }

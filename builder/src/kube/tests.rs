@@ -147,23 +147,6 @@ fn each_certificate_has_its_services_identity_and_nothing_else() {
     assert!(spec.get("isCA").is_none());
 }
 
-/// The patches of the overlays name it by its place.
-#[test]
-fn the_volume_of_certificates_stands_where_patches_look_for_it() {
-    use super::workload::{CERTIFICATES_POSITION, CERTIFICATES_VOLUME};
-    let mut seen = 0;
-    for object in all_objects(&rendered(MESH).0).iter().filter(|object| object["kind"] == "Deployment") {
-        let pod = &object["spec"]["template"]["spec"];
-        let Some(containers) = pod["containers"].as_array() else { continue };
-        assert_eq!(pod["volumes"][CERTIFICATES_POSITION]["name"], CERTIFICATES_VOLUME);
-        let sidecar = containers.last().unwrap();
-        assert_eq!(sidecar["volumeMounts"][CERTIFICATES_POSITION]["name"], CERTIFICATES_VOLUME);
-        assert_eq!(sidecar["name"], "envoy");
-        seen += 1;
-    }
-    assert_eq!(seen, 5);
-}
-
 #[test]
 fn the_provider_of_mesh_yaml_carries_dev_and_prod() {
     let with = |spec: &str| {

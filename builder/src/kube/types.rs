@@ -366,8 +366,6 @@ pub struct Kustomization {
     pub config_map_generator: Vec<ConfigMapGenerator>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub patches: Vec<Patch>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub replicas: Vec<Replicas>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -405,14 +403,26 @@ impl Patch {
     }
 }
 
+/// One object by its name, or all of a kind with certain labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PatchTarget {
     pub kind: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub label_selector: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Replicas {
-    pub name: String,
-    pub count: u32,
+impl PatchTarget {
+    pub fn named(kind: &'static str, name: &str) -> Self {
+        Self { kind, name: name.to_owned(), label_selector: String::new() }
+    }
+
+    /// The mesh's Deployments, narrowed by `more` (`,app!=envoy`). One patch for all: kustomize takes a time for each that
+    /// grows with the mesh.
+    pub fn of_mesh(mesh: &crate::mesh::Resolved, more: &str) -> Self {
+        let label_selector = format!("app.kubernetes.io/part-of={}{more}", mesh.name);
+        Self { kind: "Deployment", name: String::new(), label_selector }
+    }
 }

@@ -2,8 +2,6 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::flatten::flatten;
 use super::pod::Pods;
@@ -24,28 +22,7 @@ pub fn check(
     let folder = folder.join("pods");
     std::fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
     let pods = Pods::new(mesh, filter, module, &folder)?;
-    let next = AtomicUsize::new(0);
-    let checked: Mutex<Vec<(usize, Result<Check, Failure>)>> = Mutex::new(Vec::new());
-    let work = || {
-        while let Some((index, service)) = {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            mesh.services.get(index).map(|service| (index, service))
-        } {
-            let result = one(mesh, service, &pods, envoy);
-            if let Ok(mut checked) = checked.lock() {
-                checked.push((index, result));
-            }
-        }
-    };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(mesh.services.len().max(1));
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(work);
-        }
-    });
-    let mut checked = checked.into_inner().unwrap_or_default();
-    checked.sort_by_key(|(index, _)| *index);
-    checked.into_iter().map(|(_, result)| result).collect()
+    super::in_parallel(&mesh.services, |service| one(mesh, service, &pods, envoy)).into_iter().collect()
 }
 
 fn one(mesh: &Resolved, service: &Service, pods: &Pods, envoy: &Path) -> Result<Check, Failure> {

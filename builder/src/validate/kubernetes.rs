@@ -44,28 +44,30 @@ pub fn check(
     };
     let deploy = folder.join("deploy");
     tree::replace(&deploy, &kube::render(mesh, filter)?, Some((filter, module)))?;
-    let mut checks = Vec::new();
-    for overlay in tree::FOLDERS.into_iter().filter(|name| deploy.join(name).exists()) {
-        match kustomize(kubectl, &deploy.join(overlay)) {
-            Ok(objects) => {
-                checks.push(Check { kind: "kustomize", subject: overlay.to_owned(), outcome: Outcome::Good });
-                checks.push(match &tools.python {
-                    Ok(python) => schemas(python, overlay, &objects),
-                    Err(reason) => skipped("schema", overlay.to_owned(), reason.clone()),
-                });
-            }
-            Err(said) => {
-                let message = format!("kustomize cannot build `{overlay}`: {said}");
-                let diagnostics = vec![Diagnostic::error("kustomize-refuses", message)];
-                checks.push(Check {
-                    kind: "kustomize",
-                    subject: overlay.to_owned(),
-                    outcome: Outcome::Bad { diagnostics },
-                });
-            }
+    let overlays: Vec<&str> = tree::FOLDERS.into_iter().filter(|name| deploy.join(name).exists()).collect();
+    // kustomize has one thread, and so has Python.
+    Ok(super::in_parallel(&overlays, |overlay| of_overlay(kubectl, tools, &deploy, overlay))
+        .into_iter()
+        .flatten()
+        .collect())
+}
+
+fn of_overlay(kubectl: &Path, tools: &Tools, deploy: &Path, overlay: &str) -> Vec<Check> {
+    let check = |outcome| Check { kind: "kustomize", subject: overlay.to_owned(), outcome };
+    match kustomize(kubectl, &deploy.join(overlay)) {
+        Ok(objects) => {
+            let schema = match &tools.python {
+                Ok(python) => schemas(python, overlay, &objects),
+                Err(reason) => skipped("schema", overlay.to_owned(), reason.clone()),
+            };
+            vec![check(Outcome::Good), schema]
+        }
+        Err(said) => {
+            let message = format!("kustomize cannot build `{overlay}`: {said}");
+            let diagnostics = vec![Diagnostic::error("kustomize-refuses", message)];
+            vec![check(Outcome::Bad { diagnostics })]
         }
     }
-    Ok(checks)
 }
 
 fn skipped(kind: &'static str, subject: String, reason: String) -> Check {
