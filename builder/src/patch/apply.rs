@@ -121,11 +121,12 @@ fn places(findings: Vec<Finding>, pass: &Pass) -> impl Iterator<Item = Finding> 
 }
 
 /// Takes the filter and its guard out of every Envoy configuration of the text, and all mends: the bytes from before.
+/// When no listener or manager is named, that is all of them, outbound ones too.
 ///
 /// # Errors
 /// When the text is neither YAML nor JSON.
 pub fn unpatch(text: &str, selection: &Selection) -> Result<Outcome, SyntaxError> {
-    let removed = remove(text, selection)?;
+    let removed = remove(text, &Selection { outbound: true, ..selection.clone() })?;
     if removed.pass.failed() {
         return Ok(unchanged(text, removed.pass));
     }
@@ -177,13 +178,14 @@ fn insert(site: &Site<'_>, plugin: &Plugin, selection: &Selection, done: &mut Ve
         let single = !tree.is_sequence(target.list.value);
         let edits = plugin.filters(target.position, single).ok().and_then(|values| {
             if single {
-                editor.wrap_single(target.list.key, target.list.value, &values)
+                editor.wrap_single(target.list.key, target.list.written, &values)
             } else {
                 editor.insert_items(target.list.value, target.index, &values).map(|edit| vec![edit])
             }
         });
         match edits {
             Some(edits) => visit.edits.extend(edits),
+            None if single => visit.findings.push(single_mapping(tree, &target.list)),
             None => visit.findings.push(unsafe_edit(tree.node(target.list.key).span.clone())),
         }
     }
@@ -199,6 +201,15 @@ fn insert(site: &Site<'_>, plugin: &Plugin, selection: &Selection, done: &mut Ve
     }
     done.extend(targets.into_iter().map(|target| target.name));
     visit
+}
+
+/// A mapping where a list is meant, with an anchor that would become the list's, or beside its key.
+fn single_mapping(tree: &Tree, list: &List) -> Finding {
+    let key = tree.text(list.key).unwrap_or_default();
+    let message =
+        format!("`{key}` is one mapping where a list is meant, in a form that cannot be made a list");
+    Finding::error("cannot-edit", message, tree.node(list.key).span.clone())
+        .help(format!("write `{key}` as a list, with a `-` before its one item, and try again"))
 }
 
 /// Envoy subscribes to nothing, a file of its own included, without a name.
@@ -239,7 +250,7 @@ fn reads_the_same(
             ours.indices.iter().filter_map(|index| target.filters.get(*index)).map(|filter| filter.node),
         );
         if ours.single {
-            unwrap.insert(target.list.value);
+            unwrap.insert(tree.resolve(target.list.written));
         }
     }
     let written = tree.fingerprint(root, &|id| skip.contains(&id), &|id| unwrap.contains(&id));
@@ -303,55 +314,104 @@ fn targets(site: &Site<'_>, selection: &Selection, findings: &mut Vec<Finding>) 
             continue;
         }
         selected += 1;
-        let label = label(site, listener);
         if listener.api {
             let span = head(tree, listener.node);
-            let message = format!("{label} is an API listener without connections: it is left as it is");
+            let message = format!(
+                "{} is an API listener without connections: it is left as it is",
+                label(site, listener)
+            );
             findings.push(Finding::new(Severity::Info, "api-listener", message, span));
         }
-        for chain in &listener.chains {
-            let mut add = |target: Target| {
-                if !found
-                    .iter()
-                    .any(|other| other.list == target.list || other.list.value == target.list.value)
-                {
-                    found.push(target);
-                }
-            };
-            if let Some(old) = chain.filters.iter().find(|filter| filter.is_v2(tree)) {
-                findings.push(v2(tree, old));
-                continue;
-            }
-            let managers: Vec<&Filter> = chain.filters.iter().filter(|filter| filter.is_manager()).collect();
-            for manager in &managers {
-                if !selection.manager(tree, manager) {
-                    continue;
-                }
-                http_targets(tree, &label, manager, listener.outbound, findings)
-                    .into_iter()
-                    .for_each(&mut add);
-            }
-            // What the application itself sends out is not guarded connection by connection.
-            if managers.is_empty() && selection.managers.is_empty() && !listener.outbound {
-                match (chain.filters.last(), chain.list) {
-                    (Some(last), Some(list)) if last.is_tcp_proxy() => {
-                        let router = chain.filters.len() - 1;
-                        let own = filters::ours(tree, &chain.filters).unwrap_or_default();
-                        let index = own.indices.first().copied().unwrap_or(router);
-                        let (name, filters) = (format!("{label}, TCP"), chain.filters.clone());
-                        let position = Position { protocol: Protocol::Tcp, outbound: false };
-                        add(Target { name, position, list, filters, index, router });
-                    }
-                    (Some(last), _) => findings.push(not_covered(tree, &label, last)),
-                    (None, _) => {}
-                }
+        for target in listener_targets(site, listener, selection, findings) {
+            match found.iter().find(|other| other.list.is_same(tree, &target.list)) {
+                None => found.push(target),
+                Some(other) if other.position == target.position => {}
+                Some(other) => findings.push(two_ways(tree, other, &target.name)),
             }
         }
+    }
+    for listener in listeners.iter().filter(|listener| !selection.listener(listener)) {
+        findings.extend(left_out(site, listener, selection, &found));
     }
     if selected == 0 && !listeners.is_empty() {
         findings.push(nothing_selected(tree, site, selection, outbound));
     }
     found
+}
+
+/// The filter lists of one listener that are to be patched.
+fn listener_targets(
+    site: &Site<'_>,
+    listener: &Listener,
+    selection: &Selection,
+    findings: &mut Vec<Finding>,
+) -> Vec<Target> {
+    let tree = site.editor.tree;
+    let label = label(site, listener);
+    let mut found = Vec::new();
+    for chain in &listener.chains {
+        if let Some(old) = chain.filters.iter().find(|filter| filter.is_v2(tree)) {
+            findings.push(v2(tree, old));
+            continue;
+        }
+        let managers: Vec<&Filter> = chain.filters.iter().filter(|filter| filter.is_manager()).collect();
+        for manager in managers.iter().filter(|manager| selection.manager(tree, manager)) {
+            found.extend(http_targets(tree, &label, manager, listener.outbound, findings));
+        }
+        // What the application itself sends out is not guarded connection by connection.
+        if managers.is_empty() && selection.managers.is_empty() && !listener.outbound {
+            match (chain.filters.last(), chain.list) {
+                (Some(last), Some(list)) if last.ends_connections() => {
+                    let router = chain.filters.len() - 1;
+                    let own = filters::ours(tree, &chain.filters).unwrap_or_default();
+                    let index = own.indices.first().copied().unwrap_or(router);
+                    let (name, filters) = (format!("{label}, TCP"), chain.filters.clone());
+                    let position = Position { protocol: Protocol::Tcp, outbound: false };
+                    found.push(Target { name, position, list, filters, index, router });
+                }
+                (Some(last), _) => findings.push(not_covered(tree, &label, last)),
+                (None, _) => {}
+            }
+        }
+    }
+    found
+}
+
+/// What is to be said of a listener that is not selected: that a list is its own too, or that it was patched before.
+fn left_out(site: &Site<'_>, listener: &Listener, selection: &Selection, found: &[Target]) -> Vec<Finding> {
+    let tree = site.editor.tree;
+    let everything = Selection { outbound: true, ..Selection::default() };
+    let mut findings = Vec::new();
+    for target in listener_targets(site, listener, &everything, &mut Vec::new()) {
+        if let Some(shared) = found.iter().find(|other| other.list.is_same(tree, &target.list)) {
+            if shared.position == target.position {
+                let message = format!("{} and {} have one list of filters", shared.name, target.name);
+                let span = tree.node(target.list.key).span.clone();
+                let finding = Finding::new(Severity::Warning, "shared-list", message, span);
+                findings
+                    .push(finding.help(
+                        "the filter is for both then; write the list out for one of them to part them",
+                    ));
+            } else {
+                findings.push(two_ways(tree, shared, &target.name));
+            }
+        } else if !selection.names() && target.ours(site).is_ok_and(|ours| !ours.indices.is_empty()) {
+            let message =
+                format!("{} has the filter from an earlier patch: it is left as it is", target.name);
+            let span = tree.node(target.list.key).span.clone();
+            let finding = Finding::new(Severity::Warning, "patched-before", message, span);
+            findings
+                .push(finding.help("with --outbound it is replaced too; `meshward unpatch` takes it out"));
+        }
+    }
+    findings
+}
+
+/// One list of filters cannot be for what comes in and for what goes out: each way has a configuration of its own.
+fn two_ways(tree: &Tree, target: &Target, other: &str) -> Finding {
+    let message = format!("{} and {other} have one list of filters, and go two ways", target.name);
+    Finding::error("shared-list", message, tree.node(target.list.key).span.clone())
+        .help("write the list out for each of them, without the alias")
 }
 
 fn http_targets(
@@ -370,16 +430,24 @@ fn http_targets(
         );
         return Vec::new();
     };
-    let lists = envoy::http_lists(tree, config);
-    if lists.first().is_none_or(|(_, filters)| filters.is_empty()) {
+    let mut lists = envoy::http_lists(tree, config);
+    // Envoy takes a manager without filters, and answers nothing with it.
+    let empty = |lists: &[(List, Vec<Filter>)]| {
+        lists
+            .first()
+            .is_none_or(|(list, filters)| filters.is_empty() || tree.text(list.key) == Some("filters"))
+    };
+    if empty(&lists) {
         let span =
             lists.first().map_or_else(|| head(tree, config), |(list, _)| tree.node(list.key).span.clone());
         let message = format!(
-            "the HTTP connection manager of {label} has no filters: without a router it serves nothing"
+            "the HTTP connection manager of {label} has no filters: without a router it serves nothing, and it is left as it is"
         );
-        findings
-            .push(Finding::error("no-router", message, span).help("give it an `envoy.filters.http.router`"));
-        return Vec::new();
+        findings.push(
+            Finding::new(Severity::Warning, "no-router", message, span)
+                .help("give it an `envoy.filters.http.router`"),
+        );
+        lists.retain(|(_, filters)| !filters.is_empty());
     }
     let mut targets = Vec::new();
     for (list, filters) in lists {

@@ -59,7 +59,7 @@ impl Editor<'_> {
     pub fn wrap_single(&self, key: NodeId, mapping: NodeId, values: &[Value]) -> Option<Vec<Edit>> {
         let node = self.tree.node(mapping);
         match &node.kind {
-            Kind::Mapping { flow: true, .. } if !node.anchored => {
+            Kind::Mapping { flow: true, .. } | Kind::Alias(_) => {
                 let layout = if self.compact(mapping) { Layout::Compact } else { Layout::OneLine };
                 let mut text = "[".to_owned();
                 for value in values {

@@ -6,7 +6,19 @@
 use super::tree::{NodeId, Tree};
 
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+/// The packages of the network filters that end a chain, below `envoy.extensions.filters.network`. The HTTP connection
+/// manager is not among them: it has filters of its own.
+const TERMINAL: [&str; 9] = [
+    "tcp_proxy",
+    "redis_proxy",
+    "thrift_proxy",
+    "dubbo_proxy",
+    "generic_proxy",
+    "rocketmq_proxy",
+    "sip_proxy",
+    "echo",
+    "direct_response",
+];
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// Filters that establish who asks: the mesh's filter comes behind them.
 const AUTHENTICATION: [&str; 5] = [
@@ -59,8 +71,21 @@ pub struct Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct List {
     pub key: NodeId,
+    /// What stands behind the key: an alias, if it is one.
+    pub written: NodeId,
     /// A sequence, a single mapping, or null; never an alias.
     pub value: NodeId,
+}
+
+impl List {
+    fn new(tree: &Tree, (key, written): (NodeId, NodeId)) -> Self {
+        Self { key, written, value: tree.resolve(written) }
+    }
+
+    /// Whether a change of one is a change of the other: both are one sequence, or one key's mapping.
+    pub fn is_same(&self, tree: &Tree, other: &Self) -> bool {
+        self.written == other.written || (self.value == other.value && tree.is_sequence(self.value))
+    }
 }
 
 impl Filter {
@@ -92,8 +117,14 @@ impl Filter {
         self.kind.as_deref() == Some(MANAGER)
     }
 
-    pub fn is_tcp_proxy(&self) -> bool {
-        self.kind.as_deref() == Some(TCP_PROXY)
+    /// It takes the connection's bytes itself, as `tcp_proxy` does: `redis_proxy`, `thrift_proxy` and their like.
+    pub fn ends_connections(&self) -> bool {
+        self.kind.as_deref().is_some_and(|kind| {
+            TERMINAL.iter().any(|name| {
+                kind.strip_prefix("envoy.extensions.filters.network.")
+                    .is_some_and(|rest| rest.strip_prefix(name).is_some_and(|rest| rest.starts_with(".v3")))
+            })
+        })
     }
 
     pub fn is_router(&self) -> bool {
@@ -122,19 +153,17 @@ pub fn http_lists(tree: &Tree, manager: NodeId) -> Vec<(List, Vec<Filter>)> {
     let written: Vec<List> = ["http_filters", "httpFilters"]
         .iter()
         .filter_map(|key| tree.entry(manager, key))
-        .map(|(key, value)| List { key, value: tree.resolve(value) })
+        .map(|entry| List::new(tree, entry))
         .collect();
     let routed = written.iter().find(|list| filters(tree, list.value).iter().any(Filter::is_router));
     let mut lists: Vec<(List, Vec<Filter>)> =
         routed.or(written.last()).map(|found| (*found, filters(tree, found.value))).into_iter().collect();
-    if let Some(upgrades) = field(tree, manager, "upgrade_configs") {
-        for upgrade in list(tree, upgrades) {
-            if let Some((key, value)) = tree.entry(upgrade, "filters") {
-                let value = tree.resolve(value);
-                let found = filters(tree, value);
-                if !found.is_empty() {
-                    lists.push((List { key, value }, found));
-                }
+    for upgrade in repeated(tree, manager, "upgrade_configs") {
+        if let Some(entry) = tree.entry(upgrade, "filters") {
+            let list = List::new(tree, entry);
+            let found = filters(tree, list.value);
+            if !found.is_empty() {
+                lists.push((list, found));
             }
         }
     }
@@ -172,8 +201,9 @@ fn listener_nodes(tree: &Tree, root: NodeId) -> Vec<NodeId> {
         let typed = tree.text_at(*node, "@type").is_some_and(|url| url.ends_with(".Listener"));
         typed || field(tree, *node, "filter_chains").is_some() || field(tree, *node, "api_listener").is_some()
     };
-    if let Some(resources) = field(tree, root, "static_resources") {
-        return field(tree, resources, "listeners").map_or_else(Vec::new, |found| list(tree, found));
+    let resources: Vec<NodeId> = spellings(tree, root, "static_resources").collect();
+    if !resources.is_empty() {
+        return resources.into_iter().flat_map(|resources| repeated(tree, resources, "listeners")).collect();
     }
     // A file of a listener discovery: the resources themselves, or wrapped with a name and version.
     if let Some(resources) = tree.value(root, "resources") {
@@ -208,24 +238,33 @@ fn read_listener(tree: &Tree, node: NodeId) -> Listener {
                 .any(|word| word.eq_ignore_ascii_case("outbound") || word.eq_ignore_ascii_case("egress"))
         }),
     };
-    let mut chains = Vec::new();
-    if let Some(found) = field(tree, node, "filter_chains") {
-        chains.extend(list(tree, found).into_iter().map(|chain| read_chain(tree, chain)));
-    }
-    chains.extend(field(tree, node, "default_filter_chain").map(|chain| read_chain(tree, chain)));
+    let chains = repeated(tree, node, "filter_chains");
+    let chains = chains.into_iter().chain(spellings(tree, node, "default_filter_chain"));
+    let chains = chains.map(|chain| read_chain(tree, chain)).collect();
     let api = field(tree, node, "api_listener").is_some();
     Listener { node: tree.resolve(node), name, port, outbound, chains, api }
 }
 
 fn read_chain(tree: &Tree, node: NodeId) -> Chain {
     let node = tree.resolve(node);
-    let list = tree.entry(node, "filters").map(|(key, value)| List { key, value: tree.resolve(value) });
+    let list = tree.entry(node, "filters").map(|entry| List::new(tree, entry));
     Chain { node, filters: list.map_or_else(Vec::new, |list| filters(tree, list.value)), list }
 }
 
 /// A field by its proto name, or in camel case.
 pub fn field(tree: &Tree, node: NodeId, name: &str) -> Option<NodeId> {
     tree.value(node, name).or_else(|| tree.value(node, &camel(name))).map(|value| tree.resolve(value))
+}
+
+/// A field under each name it is written with. Of one that is there in both spellings Envoy joins the two.
+fn spellings<'t>(tree: &'t Tree, node: NodeId, name: &str) -> impl Iterator<Item = NodeId> + use<'t> {
+    let values = [tree.value(node, name), tree.value(node, &camel(name)).filter(|_| name.contains('_'))];
+    values.into_iter().flatten().map(|value| tree.resolve(value))
+}
+
+/// The items of a repeated field, in both its spellings.
+fn repeated(tree: &Tree, node: NodeId, name: &str) -> Vec<NodeId> {
+    spellings(tree, node, name).flat_map(|value| list(tree, value)).collect()
 }
 
 /// The items of a repeated field: Envoy takes a single mapping for a list of one.

@@ -133,7 +133,7 @@ fn problems(site: &Site<'_>, selection: &Selection) -> Vec<Problem> {
             .map_or_else(|| "a listener".to_owned(), |name| format!("listener `{name}`"));
         for chain in &listener.chains {
             let guarded = |filter: &&Filter| {
-                (filter.is_manager() && selection.manager(tree, filter)) || filter.is_tcp_proxy()
+                (filter.is_manager() && selection.manager(tree, filter)) || filter.ends_connections()
             };
             let Some(filter) = chain.filters.iter().find(guarded) else { continue };
             if let Some(config) = filter.config.filter(|_| filter.is_manager()) {

@@ -3,6 +3,7 @@
 //! A site is the text itself (an Envoy configuration as a file), or a scalar in a ConfigMap, a Secret, a List of those,
 //! or a kustomization's literal. The `last-applied-configuration` annotation is none: `kubectl apply` writes it anew.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use base64::Engine as _;
@@ -101,6 +102,8 @@ pub fn pass(text: &str, visit: &mut dyn FnMut(&Site<'_>) -> Visit) -> Result<Pas
     let tree = Tree::parse(text)?;
     let mut pass = Pass::default();
     let mut wanted = Vec::new();
+    // A scalar that several objects share through aliases is edited once.
+    let mut seen = HashSet::new();
     for (index, root) in tree.documents().iter().enumerate() {
         if envoy::is_envoy(&tree, *root) {
             if index > 0 {
@@ -116,7 +119,8 @@ pub fn pass(text: &str, visit: &mut dyn FnMut(&Site<'_>) -> Visit) -> Result<Pas
             pass.findings.extend(visited.findings);
         } else {
             let before = pass.edits.len();
-            for holder in holders(&tree, *root) {
+            let new = |holder: &Holder| seen.insert(tree.resolve(holder.value));
+            for holder in holders(&tree, *root).into_iter().filter(new) {
                 visit_holder(text, &tree, &holder, visit, &mut pass, &mut wanted);
             }
             if pass.edits.len() > before {
@@ -140,6 +144,12 @@ pub fn pass(text: &str, visit: &mut dyn FnMut(&Site<'_>) -> Visit) -> Result<Pas
     if pass.failed() {
         pass.edits.clear();
         text.clone_into(&mut pass.text);
+        let by_hand = "its lines end in a carriage return alone: write them with line feeds, and try again";
+        for finding in pass.findings.iter_mut().filter(|finding| finding.code == "cannot-edit") {
+            finding.help = finding.help.take().map(|help| {
+                if text.contains('\r') && !text.contains('\n') { by_hand.to_owned() } else { help }
+            });
+        }
     }
     Ok(pass)
 }
@@ -165,7 +175,11 @@ pub fn unsafe_edit(span: Range<usize>) -> Finding {
 fn holds(text: &str, wanted: &[String]) -> bool {
     let Ok(tree) = Tree::parse(text) else { return false };
     let mut wanted = wanted.iter();
+    let mut seen = HashSet::new();
     let all = tree.documents().iter().flat_map(|root| holders(&tree, *root)).all(|holder| {
+        if !seen.insert(tree.resolve(holder.value)) {
+            return true;
+        }
         match read(&tree, &holder) {
             Some(value) if looks_like_envoy(&value) => wanted.next().is_some_and(|wanted| *wanted == value),
             _ => true,
@@ -230,7 +244,8 @@ fn visit_holder(
     if !visited.edits.is_empty() {
         let edits = match (&holder.encoding, &decoded) {
             (Encoding::Base64, _) => {
-                encode(node.text(), &value, &edited).map(|text| vec![Edit { range: whole.clone(), text }])
+                let written = text.get(whole.clone()).unwrap_or_default();
+                encode(written, &value, &edited).map(|text| vec![Edit { range: whole.clone(), text }])
             }
             (_, Some(decoded)) => visited
                 .edits
@@ -250,10 +265,27 @@ fn visit_holder(
     wanted.push(edited);
 }
 
-/// Base64 as it was written: on one line. Wrapped text is not touched, for it could not be given back as it was.
+/// Base64 as it was written: plain or quoted, on one line or broken into lines of one length.
+///
+/// None where encoding the text from before does not give what was written: then it could not be given back either.
 fn encode(written: &str, before: &str, after: &str) -> Option<String> {
     let engine = base64::engine::general_purpose::STANDARD;
-    (engine.encode(before) == written).then(|| engine.encode(after))
+    let quote = written.get(..1).filter(|first| ["\"", "'"].contains(first)).unwrap_or_default();
+    let body = written.strip_prefix(quote)?.strip_suffix(quote)?;
+    let first = body.find(char::is_whitespace);
+    let write = |text: &str| {
+        let encoded = engine.encode(text);
+        let Some(width) = first else { return format!("{quote}{encoded}{quote}") };
+        let rest = body.get(width..).unwrap_or_default();
+        let separator = rest.get(..rest.len() - rest.trim_start().len()).unwrap_or_default();
+        let lines: Vec<&str> = encoded
+            .as_bytes()
+            .chunks(width.max(1))
+            .map(|line| str::from_utf8(line).unwrap_or_default())
+            .collect();
+        format!("{quote}{}{quote}", lines.join(separator))
+    };
+    (write(before) == written).then(|| write(after))
 }
 
 fn read(tree: &Tree, holder: &Holder) -> Option<String> {
@@ -288,26 +320,33 @@ const LISTS_IN_LISTS: usize = 3;
 
 /// The scalars of a Kubernetes document that may hold a configuration.
 fn holders(tree: &Tree, root: NodeId) -> Vec<Holder> {
-    holders_within(tree, root, LISTS_IN_LISTS)
+    holders_within(tree, root, "", LISTS_IN_LISTS)
 }
 
-fn holders_within(tree: &Tree, root: NodeId, depth: usize) -> Vec<Holder> {
+/// `kind` is what an item of a typed list is, which the API server does not repeat for each.
+fn holders_within(tree: &Tree, root: NodeId, kind: &str, depth: usize) -> Vec<Holder> {
     let mut found = Vec::new();
-    let kind = tree.text_at(root, "kind").unwrap_or_default();
+    let kind = tree.text_at(root, "kind").unwrap_or(kind);
     match kind {
         "ConfigMap" => {
-            collect(tree, root, "data", &Encoding::Plain, &mut found);
-            collect(tree, root, "binaryData", &Encoding::Base64, &mut found);
+            collect(tree, root, kind, "data", &Encoding::Plain, &mut found);
+            collect(tree, root, kind, "binaryData", &Encoding::Base64, &mut found);
         }
         "Secret" => {
-            collect(tree, root, "data", &Encoding::Base64, &mut found);
-            collect(tree, root, "stringData", &Encoding::Plain, &mut found);
+            collect(tree, root, kind, "data", &Encoding::Base64, &mut found);
+            collect(tree, root, kind, "stringData", &Encoding::Plain, &mut found);
         }
         _ => {}
     }
-    // `kubectl get` answers with a List; ConfigMapList and the like are the same.
-    if let Some(items) = tree.value(root, "items").filter(|_| kind.ends_with("List") && depth > 0) {
-        found.extend(tree.items(items).iter().flat_map(|item| holders_within(tree, *item, depth - 1)));
+    // `kubectl get` answers with a List; ConfigMapList and the like are the same, and an OpenShift Template nearly so.
+    let items = match kind.strip_suffix("List") {
+        Some(item) => tree.value(root, "items").map(|items| (items, item)),
+        None if kind == "Template" => tree.value(root, "objects").map(|items| (items, "")),
+        None => None,
+    };
+    if let Some((items, item)) = items.filter(|_| depth > 0) {
+        let within = |object: &NodeId| holders_within(tree, *object, item, depth - 1);
+        found.extend(tree.items(items).iter().flat_map(within));
     }
     if let Some(generators) = tree.value(root, "configMapGenerator") {
         for generator in tree.items(generators) {
@@ -327,8 +366,14 @@ fn holders_within(tree: &Tree, root: NodeId, depth: usize) -> Vec<Holder> {
     found
 }
 
-fn collect(tree: &Tree, object: NodeId, field: &str, encoding: &Encoding, found: &mut Vec<Holder>) {
-    let kind = tree.text_at(object, "kind").unwrap_or_default();
+fn collect(
+    tree: &Tree,
+    object: NodeId,
+    kind: &str,
+    field: &str,
+    encoding: &Encoding,
+    found: &mut Vec<Holder>,
+) {
     let name =
         tree.value(object, "metadata").and_then(|metadata| tree.text_at(metadata, "name")).unwrap_or("?");
     let Some(data) = tree.value(object, field) else { return };

@@ -76,7 +76,12 @@ impl Tree {
     /// # Errors
     /// The first syntax error, with its byte offset.
     pub fn parse(text: &str) -> Result<Self, SyntaxError> {
-        Builder::new(text).run()
+        Builder::new(text).run().or_else(|error| {
+            // Envoy takes tabs as indentation between brackets, which granit does not. Spaces are as many bytes, and
+            // what reads otherwise by it (tabs inside a scalar) is found by the comparisons of every edit.
+            let spaced = spaces_for_tabs(text).ok_or_else(|| error.clone())?;
+            Builder::new(&spaced).run().map_err(|_| error)
+        })
     }
 
     pub fn node(&self, id: NodeId) -> &Node {
@@ -365,7 +370,8 @@ impl Builder<'_> {
     /// its first item on.
     fn dash_behind(&self, sequence: NodeId, first: NodeId) -> Option<usize> {
         let start = self.tree.node(sequence).span.start;
-        if self.tree.node(first).start > start {
+        // Of a dash alone on its line, it reports what is behind it.
+        if self.tree.node(first).start > start && self.text.as_bytes().get(start) == Some(&b'-') {
             return None;
         }
         let mut before = self.text.get(..start.min(self.tree.node(first).start))?.trim_end();
@@ -376,6 +382,20 @@ impl Builder<'_> {
         }
         before.ends_with('-').then(|| before.len() - 1)
     }
+}
+
+/// The text with a space for every tab that indents a line; none if no tab does.
+fn spaces_for_tabs(text: &str) -> Option<String> {
+    let mut any = false;
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let content = line.trim_start_matches([' ', '\t']);
+        let indent = line.get(..line.len() - content.len()).unwrap_or_default();
+        any |= indent.contains('\t');
+        out.push_str(&indent.replace('\t', " "));
+        out.push_str(content);
+    }
+    any.then_some(out)
 }
 
 fn byte_range(span: &Span) -> Range<usize> {
@@ -440,6 +460,25 @@ mod tests {
         let root = tree.documents()[0];
         assert_eq!(tree.text_at(root, "a"), Some("2"));
         assert_eq!(tree.text_at(root, "b"), None);
+    }
+
+    #[test]
+    fn a_list_begins_at_its_first_dash() {
+        for text in ["h:\n-\n  n: 1\n", "h:\n- # why\n  n: 1\n", "h:\n  -\n    n: 1\n", "h:\n-  \n  - 1\n"] {
+            let tree = Tree::parse(text).unwrap();
+            let list = tree.value(tree.documents()[0], "h").unwrap();
+            assert_eq!(tree.node(list).span.start, text.find('-').unwrap(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tabs_between_brackets_are_read() {
+        let text = "a:\n  b: {\n\t\tc: 1,\n\td: [2]\n  }\n";
+        let tree = Tree::parse(text).unwrap();
+        let b = tree.value(tree.value(tree.documents()[0], "a").unwrap(), "b").unwrap();
+        assert_eq!(tree.text_at(b, "c"), Some("1"));
+        let d = tree.value(b, "d").unwrap();
+        assert_eq!(&text[tree.node(d).span.clone()], "[2]");
     }
 
     #[test]
