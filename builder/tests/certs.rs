@@ -12,6 +12,9 @@ mod crash;
 #[path = "certs/support.rs"]
 mod support;
 #[cfg(test)]
+#[path = "certs/thousand.rs"]
+mod thousand;
+#[cfg(test)]
 #[path = "certs/transcripts.rs"]
 mod transcripts;
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub(crate) fn resource(kind: &str) -> (&'static str, &'static str) {
         "ConfigMap" => ("", "configmaps"),
         "Secret" => ("", "secrets"),
         "Service" => ("", "services"),
+        "ServiceAccount" => ("", "serviceaccounts"),
         "Deployment" => ("apps", "deployments"),
         "StatefulSet" => ("apps", "statefulsets"),
         "DaemonSet" => ("apps", "daemonsets"),

@@ -118,14 +118,20 @@ impl Error {
 
     fn remedy(&self) -> Option<String> {
         Some(match self {
+            Self::Io { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as the owner of the folder, or give another one: `--dir DIR`".into()
+            }
             Self::Io { .. } | Self::Identity { .. } | Self::DnsName { .. } | Self::Build(_) => return None,
             Self::Other(_) => return None,
             Self::Damaged { .. } => {
                 "restore it from your backup, or, if it is a leaf, issue it anew: `meshward certs issue --force SERVICE`".into()
             }
             Self::KeyFormat { .. } => "convert it: `openssl pkcs8 -topk8 -nocrypt -in old.key -out new.key`".into(),
-            Self::PassphraseMissing { .. } | Self::PassphraseWrong { .. } => {
+            Self::PassphraseMissing { .. } => {
                 "give it in a file: `--passphrase-file FILE` (`-` reads standard input)".into()
+            }
+            Self::PassphraseWrong { .. } => {
+                "its first line is taken, without the line's end: is it the passphrase that `init-ca` was given?".into()
             }
             Self::KeyMismatch { .. } => "put the pair that was issued together in place, or issue a new one: `meshward certs issue --force SERVICE`".into(),
             Self::NotACa { .. } => "give a certificate with cA=true and keyCertSign, or make one: `meshward certs init-ca`".into(),

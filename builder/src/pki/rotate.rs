@@ -54,7 +54,8 @@ pub struct Step {
 pub fn authority(store: &dyn Store) -> Result<Authority> {
     Authority::load(store)?.ok_or_else(|| {
         Diagnostic::error("no-ca", format!("there is no CA in {}", store.place(super::authority::SET)))
-            .help("make one: `meshward certs init-ca --trust-domain cluster.local`")
+            .help("make one: `meshward certs init-ca`, for the trust domain of mesh.yaml or of `--trust-domain NAME`")
+            .help("it is elsewhere: `--dir DIR`, or `--secrets-in NAMESPACE`")
             .into()
     })
 }

@@ -63,10 +63,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let (wanted, crl) = wanted(args)?;
+    let Wanted { requests: wanted, crl, federates_with } = wanted(args)?;
     let mut store = args.dir.open()?;
     let mut authority = rotate::authority(&store)?;
     authority.remove_retired()?;
+    for other in federates_with.iter().filter(|other| !authority.federated().contains_key(*other)) {
+        let message = format!("mesh.yaml federates with `{other}`, whose trust bundle is not known here");
+        console.report(&Diagnostic::warning("federation", message).help(format!(
+            "sidecars wait for it: get it from them, then `meshward certs federate {other}=FILE`"
+        )));
+    }
     let passphrase = args.passphrase.read()?;
     let mut ledger = Ledger::load(&store)?;
     let now = common::now();
@@ -102,8 +108,18 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// What is asked for, by set; and whether the mesh checks revocation lists.
-fn wanted(args: &Args) -> Result<(BTreeMap<String, SvidRequest>, bool), Failure> {
+/// What is asked for.
+#[derive(Default)]
+struct Wanted {
+    /// By set.
+    requests: BTreeMap<String, SvidRequest>,
+    /// The mesh checks revocation lists.
+    crl: bool,
+    /// Its other trust domains.
+    federates_with: Vec<String>,
+}
+
+fn wanted(args: &Args) -> Result<Wanted, Failure> {
     let mut wanted = BTreeMap::new();
     if let Some(id) = &args.id {
         let id = svid::spiffe_id(id)?;
@@ -114,7 +130,7 @@ fn wanted(args: &Args) -> Result<(BTreeMap<String, SvidRequest>, bool), Failure>
         check_name(&name)?;
         let request = SvidRequest { id, dns_names: args.dns.clone(), lifetime: args.lifetime };
         wanted.insert(store::leaf_set(&name), request);
-        return Ok((wanted, false));
+        return Ok(Wanted { requests: wanted, ..Wanted::default() });
     }
     let mesh = args.mesh.load()?;
     let trust_domain = svid::trust_domain(&mesh.trust_domain)?;
@@ -149,7 +165,7 @@ fn wanted(args: &Args) -> Result<(BTreeMap<String, SvidRequest>, bool), Failure>
         request.lifetime = args.lifetime;
         wanted.insert(store::leaf_set(&service.name), request);
     }
-    Ok((wanted, mesh.revocation.crl))
+    Ok(Wanted { requests: wanted, crl: mesh.revocation.crl, federates_with: mesh.federates_with })
 }
 
 /// A set's name is a folder's and a Secret's.

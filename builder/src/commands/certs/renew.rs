@@ -86,6 +86,9 @@ fn once(
         let mut ledger = Ledger::load(rotation.store)?;
         rotation.settle_sets(&authority, &mut ledger)?
     };
+    if outcomes.is_empty() && !args.watch {
+        console.note(&format!("nothing was issued in {}, so nothing is kept fresh", args.dir.name()));
+    }
     if due && !args.rotate_ca {
         let end = stamp(authority.active().not_after()?);
         let message = format!("the CA expires at {end}, and is in the last third of its life");
