@@ -194,7 +194,7 @@ fn native_pattern(attribute: &Attribute, pattern: &Pattern) -> Result<Value, Uns
         },
         Attribute::Host => header(":authority", pattern, true)?,
         Attribute::Method => header(":method", pattern, false)?,
-        Attribute::Header { name, mode: HeaderMode::Joined } => header(name, pattern, false)?,
+        Attribute::Header { name, mode: HeaderMode::Any } => header(name, pattern, false)?,
         Attribute::Header { .. } => return Err(Unsupported("header modes")),
         Attribute::Path => match pattern {
             Pattern::Template(text) => json!({ "uri_template": {

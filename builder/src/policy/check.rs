@@ -286,16 +286,16 @@ impl Annotations<'_> {
 
     fn repeated_headers(&self, mistakes: &mut Vec<Diagnostic>) -> HeaderMode {
         match self.written.get(REPEATED_HEADERS).map(|value| value.value.as_str()) {
-            None | Some("joined") => HeaderMode::Joined,
-            Some("any") => HeaderMode::Any,
+            None | Some("any") => HeaderMode::Any,
+            Some("joined") => HeaderMode::Joined,
             Some("all") => HeaderMode::All,
             Some(other) => {
                 let mistake =
                     self.error(REPEATED_HEADERS, format!("`{other}` is no way to read a repeated header"));
                 mistakes.push(mistake.help(
-                    "`joined`: all values with `,` between them (Istio's); `any`: one that matches is enough; `all`: every value matches",
+                    "`any`: one value that matches is enough (Envoy's, and so Istio's); `all`: every value matches; `joined`: all values as one text with `,` between them",
                 ));
-                HeaderMode::Joined
+                HeaderMode::Any
             }
         }
     }

@@ -276,8 +276,8 @@ fn instead_of_wildcard(attribute: &Attribute, written: &str) -> String {
         }
         Attribute::TrustDomain => "list the trust domains, or put the `*` at one end".to_owned(),
         Attribute::Header { .. } => {
-            "list the values, or put the `*` at one end; for one of several values of a header set the annotation \
-             `meshward.dev/repeated-headers: any`"
+            "list the values, or put the `*` at one end; of a header that is sent several times one value that matches is \
+             enough"
                 .to_owned()
         }
         _ => "list the values, or put the `*` at one end".to_owned(),

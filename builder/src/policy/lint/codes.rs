@@ -128,9 +128,9 @@ pub static REPEATED_HEADER: Code = Code {
     code: "MW013",
     title: "a header that is sent twice gets past this",
     severity: Severity::Warning,
-    why: "The values of a repeated header are compared as one text with `,` between them, as Envoy and Istio do. A DENY rule \
-          about `admin` does not match `user,admin`.",
-    mend: "Set the annotation `meshward.dev/repeated-headers: any`, so that one value that matches is enough.",
+    why: "With `meshward.dev/repeated-headers: joined` the values of a repeated header are one text with `,` between them, and with \
+          `all` each of them must match. A DENY rule about `admin` then does not match a request that says `user` as well.",
+    mend: "Take the annotation away from a DENY policy: one value that matches is then enough.",
 };
 
 pub static TWO_ADDRESSES: Code = Code {

@@ -55,13 +55,15 @@ fn is_split(first: &Rule, second: &Rule) -> bool {
 
 fn repeated_headers(policy: &AuthorizationPolicy, findings: &mut Vec<Diagnostic>) {
     for one in policy.rules.iter().flat_map(Rule::matches) {
-        let Attribute::Header { name, mode: HeaderMode::Joined } = &one.attribute else { continue };
+        let Attribute::Header { name, mode: HeaderMode::Joined | HeaderMode::All } = &one.attribute else {
+            continue;
+        };
         let evaded = one.values.iter().any(|value| !matches!(value.pattern, Pattern::Any));
         if !one.negated && evaded && !name.starts_with(':') {
             let message = format!("a second `{name}` in the request gets past this rule");
             findings.push(
                 finding(policy, &REPEATED_HEADER, message, &one.span)
-                    .help("set the annotation `meshward.dev/repeated-headers: any`"),
+                    .help("take the annotation `meshward.dev/repeated-headers` away: one value that matches is then enough"),
             );
         }
     }
