@@ -7,9 +7,9 @@
 use alloc::rc::Rc;
 use alloc::string::ToString;
 
-use meshward_engine::config::{ConfigError, PluginConfig};
+use meshward_engine::config::{ConfigError, LimitsConfig, PluginConfig};
 use meshward_engine::limits::Limits;
-use meshward_engine::policy::Policy;
+use meshward_engine::policy::{Draft, Policy};
 use meshward_engine::request::Protocol;
 use meshward_engine::stats;
 
@@ -92,9 +92,13 @@ enum Refusal {
 
 fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {
     let bytes = host::plugin_configuration(size).map_err(Refusal::Unreadable)?;
-    let config = PluginConfig::decode(&bytes)?;
+    let mut config = PluginConfig::decode(&bytes)?;
+    // The memory of what has been read is there for what is made of it: that of a VM never shrinks.
+    drop(bytes);
     let protocol = config.protocol;
-    let policy = Policy::compile(&config)?;
-    let limits = Limits::compile(config.limits, config.selectors.len())?;
-    Ok((policy, protocol, limits))
+    let draft = Draft::new(&config)?;
+    let limits = core::mem::replace(&mut config.limits, LimitsConfig::NONE);
+    let limits = Limits::compile(limits, config.selectors.len())?;
+    drop(config);
+    Ok((draft.finish(), protocol, limits))
 }

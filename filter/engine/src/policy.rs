@@ -65,9 +65,18 @@ pub struct Policy {
     revision: Text,
 }
 
-impl Policy {
-    /// Checks and indexes a configuration. Pure and deterministic: the same in every VM.
-    pub fn compile(config: &PluginConfig) -> Result<Self, ConfigError> {
+/// A configuration that is checked and read: [`Policy::compile`] in two steps, for a caller with little memory. The
+/// configuration can be dropped between them, and what it took is there for the index.
+pub struct Draft {
+    /// INVARIANT: without its indexes.
+    policy: Policy,
+    rules: Builder,
+    selectors: Builder,
+}
+
+impl Draft {
+    /// Checks and reads a configuration.
+    pub fn new(config: &PluginConfig) -> Result<Self, ConfigError> {
         check::check(config)?;
         let mut present = [false; GROUPS];
         for policy in &config.policies {
@@ -75,42 +84,55 @@ impl Policy {
                 *present = true;
             }
         }
-        let mut builder = Builder::new(config);
+        let mut rules = Builder::new(config);
         let mut origins = Vec::new();
         let mut ends = [0; GROUPS];
         for (origin, group, rule) in attribution::ordered(config, group) {
-            if builder.add(rule, group) {
+            if rules.add(config, rule, group) {
                 origins.push(origin);
             }
             let end = u32::try_from(origins.len()).unwrap_or(NONE);
             ends.iter_mut().skip(group as usize).for_each(|slot| *slot = end);
         }
-        let index = builder.build();
-        let mut builder = Builder::new(config);
+        let mut selectors = Builder::new(config);
         let mut selector_numbers = Vec::new();
         for (number, selector) in (0u32..).zip(&config.selectors) {
             for rule in selector.rules.iter().filter(|rule| !is_ignored(config, Action::Allow, rule)) {
-                if builder.add(rule, number) {
+                if selectors.add(config, rule, number) {
                     selector_numbers.push(number);
                 }
             }
         }
-        Ok(Self {
+        let policy = Policy {
             needs: needs::needs(config),
             gate: Gate::new(config),
             default_action: config.default_action,
-            index,
+            index: Index::default(),
             origins,
             ends,
             present,
-            selectors: builder.build(),
+            selectors: Index::default(),
             selector_numbers,
             names: config.policies.iter().map(|policy| policy.name.clone()).collect(),
             responses: config.policies.iter().map(|policy| policy.deny_response.clone()).collect(),
             allow_response: attribution::first_allow_with_response(config),
             default_response: config.deny_response.clone(),
             revision: config.revision.clone(),
-        })
+        };
+        Ok(Self { policy, rules, selectors })
+    }
+
+    /// Makes the indexes.
+    #[must_use]
+    pub fn finish(self) -> Policy {
+        Policy { index: self.rules.build(), selectors: self.selectors.build(), ..self.policy }
+    }
+}
+
+impl Policy {
+    /// Checks and indexes a configuration. Pure and deterministic: the same in every VM.
+    pub fn compile(config: &PluginConfig) -> Result<Self, ConfigError> {
+        Draft::new(config).map(Draft::finish)
     }
 
     /// Which attributes a caller has to read.

@@ -19,8 +19,8 @@ const MAX_FILED: usize = 4 * 1024 * 1024;
 const LONG_LIST: u32 = 8;
 
 /// Takes rules, then becomes an [`Index`].
-pub struct Builder<'c> {
-    config: &'c PluginConfig,
+#[derive(Default)]
+pub struct Builder {
     index: Index,
     attribute_table: Table,
     pattern_table: Table,
@@ -81,36 +81,30 @@ impl Filings {
     }
 }
 
-impl<'c> Builder<'c> {
+impl Builder {
     /// For rules of this configuration.
-    pub fn new(config: &'c PluginConfig) -> Self {
+    pub fn new(config: &PluginConfig) -> Self {
         let strip_params =
             config.protocol == Protocol::Http && config.path_guard.path_params == PathParams::Strip;
-        Self {
-            config,
-            index: Index { strip_params, ..Index::default() },
-            attribute_table: Table::default(),
-            pattern_table: Table::default(),
-            pattern_attributes: Vec::new(),
-            matching_numbers: Interner::default(),
-            matchings: Vec::new(),
-            clauses: Interner::default(),
-            rules: Interner::default(),
-        }
+        Self { index: Index { strip_params, ..Index::default() }, ..Self::default() }
     }
 
-    /// Adds a rule, whose number is that of the rules added before. `false`: not added, since it can decide nothing
-    /// that an earlier one of its group does not.
-    pub fn add(&mut self, rule: &Rule, group: u32) -> bool {
-        let mut words = vec![group, self.clause(&rule.when), count(rule.from.len())];
+    /// Adds a rule of the configuration, whose number is that of the rules added before. `false`: not added, since it
+    /// can decide nothing that an earlier one of its group does not.
+    pub fn add(&mut self, config: &PluginConfig, rule: &Rule, group: u32) -> bool {
+        let mut words = vec![group, self.clause(config, &rule.when), count(rule.from.len())];
         for clause in rule.from.iter().chain(&rule.to) {
-            words.push(self.clause(clause));
+            words.push(self.clause(config, clause));
         }
         self.rules.intern(&words).1
     }
 
     /// Files the rules.
     pub fn build(mut self) -> Index {
+        // What is needed no more is given back before more is asked for: the filter's memory never shrinks.
+        self.attribute_table = Table::default();
+        self.pattern_table = Table::default();
+        self.matching_numbers = Interner::default();
         let scores = self.scores();
         let mut filings = Filings::default();
         (0..self.rule_count()).for_each(|rule| filings.push(&self.filing(rule, &scores)));
@@ -119,10 +113,6 @@ impl<'c> Builder<'c> {
         let long =
             self.matchings.iter().filter(|one| one.patterns.length > LONG_LIST).map(|one| one.attribute);
         let long = long.collect::<Vec<u32>>();
-        // What has been read is given back before more is asked for: the filter's memory never shrinks.
-        self.attribute_table = Table::default();
-        self.pattern_table = Table::default();
-        self.matching_numbers = Interner::default();
         self.matchings = Vec::new();
         self.clauses = Interner::default();
         self.rules = Interner::default();
@@ -179,25 +169,25 @@ impl<'c> Builder<'c> {
         rules.map(|parts| 2 + parts.into_iter().flatten().map(clause_words).sum::<usize>()).sum()
     }
 
-    fn clause(&mut self, clause: &Clause) -> u32 {
+    fn clause(&mut self, config: &PluginConfig, clause: &Clause) -> u32 {
         // On TCP what only HTTP knows is left out (and rules of ALLOW policies that have it do not get here).
-        let tcp = self.config.protocol == Protocol::Tcp;
+        let tcp = config.protocol == Protocol::Tcp;
         let mut matchings = Vec::with_capacity(clause.matches().len());
         for one in clause.matches() {
             if !(tcp && one.attribute.is_http_only()) {
-                matchings.push(self.matching(one));
+                matchings.push(self.matching(config, one));
             }
         }
         self.clauses.intern(&matchings).0
     }
 
-    fn matching(&mut self, one: &Match) -> u32 {
+    fn matching(&mut self, config: &PluginConfig, one: &Match) -> u32 {
         let attribute = self.attribute(&one.attribute);
         let mut patterns = Vec::with_capacity(one.patterns.len());
         for pattern in &one.patterns {
             match one.attribute {
                 Attribute::Principal => {
-                    for pattern in policy::principal_with_aliases(self.config, pattern) {
+                    for pattern in policy::principal_with_aliases(config, pattern) {
                         patterns.push(self.pattern(attribute, pattern));
                     }
                 }

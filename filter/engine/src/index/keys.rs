@@ -43,6 +43,12 @@ impl Keys {
             globs: Vec::new(),
             blocks: Vec::new(),
         };
+        // One that grows takes up to four times the memory.
+        let lengths = positions.iter().map(|at| match pattern(table, *at) {
+            Pattern::Exact(text) => EXACT_HEAD + text.len(),
+            _ => 0,
+        });
+        keys.texts.reserve_exact(lengths.sum());
         let mut tree = segments::Builder::new();
         let mut suffixes = Vec::new();
         for at in positions {
@@ -126,6 +132,9 @@ impl Keys {
         self.texts.extend_from_slice(text);
     }
 }
+
+/// Bytes in front of an exact text: the pattern's position, the text's length.
+const EXACT_HEAD: usize = 8;
 
 /// Hash of what is no text; of an address, of the first `prefix` bits.
 fn hash_of(value: &Value, prefix: u8) -> u32 {

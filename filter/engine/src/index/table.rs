@@ -39,7 +39,7 @@ const EMPTY: u32 = u32::MAX;
 /// Numbers (of entries elsewhere) by the hash of what they stand for.
 #[derive(Debug, Default)]
 pub struct Table {
-    /// Hash and number. INVARIANT: none, or a power of two of which at most half are filled.
+    /// Hash and number. INVARIANT: none, or a power of two of which at most three quarters are filled.
     buckets: Vec<(u32, u32)>,
     length: usize,
 }
@@ -47,7 +47,7 @@ pub struct Table {
 impl Table {
     /// Adds a number that is not there.
     pub fn insert(&mut self, hash: u32, number: u32) {
-        if (self.length + 1) * 2 > self.buckets.len() {
+        if (self.length + 1) * 4 > self.buckets.len() * 3 {
             let buckets = vec![(0, EMPTY); (self.buckets.len() * 2).max(8)];
             let old = core::mem::replace(&mut self.buckets, buckets);
             old.into_iter()

@@ -1,6 +1,6 @@
 //! What a policy costs a sidecar: CPU of the callee's Envoy per request, native filters and ours side by side.
 //!
-//! `cargo run --release -p meshward-tests --bin bench [-- ROUNDS [REQUESTS]]`. Two real Envoys: load → client sidecar → mTLS →
+//! `cargo run --release -p meshward-tests --bin bench [-- --rounds N --requests N --only TEXT --module FILE]`. Two real Envoys: load → client sidecar → mTLS →
 //! server sidecar → application (an answer of the client's Envoy, so that the server's CPU is one hop). Every case is a
 //! listener of the one server process; each round visits all of them in another order. CPU is the time that all threads
 //! of the server ran (`/proc/<pid>/task/*/schedstat`), so this needs Linux. Differences under 4 µs between two filters mean
@@ -11,43 +11,86 @@ mod cases;
 mod load;
 mod rig;
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+
+use self::cases::{Case, Modules};
+use self::rig::Rig;
+
+/// What the command line asks for.
+struct Options {
+    rounds: usize,
+    /// Requests of a visit.
+    requests: usize,
+    /// Only cases with one of these in their names; none: all.
+    only: Vec<String>,
+    /// Modules to compare ours with.
+    modules: Vec<PathBuf>,
+}
+
+impl Options {
+    fn parse() -> anyhow::Result<Self> {
+        let mut options = Self { rounds: 15, requests: 1000, only: Vec::new(), modules: Vec::new() };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().with_context(|| format!("`{argument}` wants a value"));
+            match argument.as_str() {
+                "--rounds" => options.rounds = value()?.parse().context("`--rounds` is a number")?,
+                "--requests" => options.requests = value()?.parse().context("`--requests` is a number")?,
+                "--only" => options.only.push(value()?),
+                "--module" => options.modules.push(PathBuf::from(value()?).canonicalize()?),
+                other => bail!("there is no `{other}`: --rounds N, --requests N, --only TEXT, --module FILE"),
+            }
+        }
+        Ok(options)
+    }
+}
 
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let rounds: usize = arguments.next().map_or(Ok(15), |text| text.parse()).context("ROUNDS is a number")?;
-    let requests: usize =
-        arguments.next().map_or(Ok(1000), |text| text.parse()).context("REQUESTS is a number")?;
+    let options = Options::parse()?;
     let folder = tempfile::tempdir()?;
-    let cases = cases::all(folder.path())?;
-    let rig = rig::Rig::start(folder.path(), &cases)?;
-    let mut measured: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    let modules = Modules::prepare(folder.path(), options.modules)?;
+    let mut cases = cases::all(&modules)?;
+    let is_wanted =
+        |case: &Case| options.only.is_empty() || options.only.iter().any(|part| case.name.contains(part));
+    let mut first = true;
+    // What all are compared with is always there.
+    cases.retain(|case| std::mem::take(&mut first) || is_wanted(case));
+    let rig = Rig::start(folder.path(), &cases)?;
+    let mut measured: Vec<Vec<f64>> = vec![Vec::new(); cases.len()];
     let mut order: Vec<usize> = (0..cases.len()).collect();
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
-    for round in 0..=rounds {
+    for round in 0..=options.rounds {
         shuffle(&mut order, &mut seed);
-        for case in &order {
-            // What costs milliseconds a request needs fewer of them.
-            let requests =
-                if cases.get(*case).is_some_and(|case| case.slow) { requests / 5 } else { requests };
-            let cpu = rig.visit(*case, requests).with_context(|| format!("case {case}"))?;
+        for number in &order {
+            let (Some(case), Some(measured)) = (cases.get(*number), measured.get_mut(*number)) else {
+                continue;
+            };
+            let requests = if case.slow { options.requests / 5 } else { options.requests };
+            let cpu = rig.visit(*number, requests).with_context(|| case.name.clone())?;
             // The first round warms up.
             if round > 0 {
-                measured.entry(*case).or_default().push(cpu);
+                measured.push(cpu);
             }
         }
     }
-    let medians: Vec<f64> = measured.values_mut().map(|values| quantile(values, 0.5)).collect();
-    let none = medians.first().copied().unwrap_or(0.0);
-    println!("| case | CPU µs per request (median of {rounds}) | p25 | over none |\n|---|---|---|---|");
-    for (number, case) in cases.iter().enumerate() {
-        let Some(values) = measured.get_mut(&number) else { continue };
-        let (median, low) = (quantile(values, 0.5), quantile(values, 0.25));
-        println!("| {} | {median:.1} | {low:.1} | {:+.1} |", case.name, median - none);
-    }
+    print(&cases, &measured);
     Ok(())
+}
+
+/// The table, in Markdown. Differences are of visits in the same round, so that what slows a whole round down does not
+/// count.
+fn print(cases: &[Case], measured: &[Vec<f64>]) {
+    let none = measured.first().map_or(&[][..], Vec::as_slice);
+    println!("| case | CPU µs per request, median of {} | p25 | over no filter |", none.len());
+    println!("|---|---|---|---|");
+    for (case, values) in cases.iter().zip(measured) {
+        let over = values.iter().zip(none).map(|(value, none)| value - none).collect();
+        let (median, low, over) =
+            (quantile(values.clone(), 0.5), quantile(values.clone(), 0.25), quantile(over, 0.5));
+        println!("| {} | {median:.1} | {low:.1} | {over:+.1} |", case.name);
+    }
 }
 
 /// Fisher and Yates, with numbers of an xorshift generator: the same order in every run.
@@ -61,7 +104,7 @@ fn shuffle(order: &mut [usize], seed: &mut u64) {
     }
 }
 
-fn quantile(values: &mut [f64], at: f64) -> f64 {
+fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a position in a short list")]
     let place = ((values.len() as f64 - 1.0) * at).round() as usize;

@@ -1,32 +1,18 @@
-//! What is measured: the HTTP filters of each listener.
-
-use std::path::Path;
+//! Authorization: native RBAC in both of its forms, and ours, from one policy to ten thousand.
 
 use anyhow::anyhow;
-use meshward_builder::envoy::filter::{self, Layer};
 use meshward_engine::config::{
     Action, Attribute, AuthorizationPolicy, Clause, Match, Pattern, PluginConfig, Protocol, Role, Rule,
     TrustDomain,
 };
-use meshward_tests::{native_rbac, tools};
+use meshward_tests::native_rbac;
 use serde_json::{Value, json};
 
-/// Who calls; the last rule of the last policy lets it, no other does.
-pub const CALLER: &str = "mesh.local/ns/shop/sa/web";
-/// What it calls.
-pub const PATH: &str = "/books/42";
-
-/// One listener.
-pub struct Case {
-    pub name: String,
-    pub filters: Vec<Value>,
-    /// Costs milliseconds a request.
-    pub slow: bool,
-}
+use super::{CALLER, Case, Modules, guarded, wasm};
 
 /// What the rules of a case compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// One policy per caller, one exact principal each.
     Exact,
     /// Three rules per policy: principals exact and by prefix, methods, paths exact, by prefix and by template.
@@ -36,56 +22,36 @@ enum Kind {
 const KINDS: [(Kind, &str); 2] = [(Kind::Exact, "exact"), (Kind::Mixed, "mixed")];
 const COUNTS: [usize; 4] = [1, 100, 1_000, 10_000];
 
-/// All cases; the first has no filter.
-pub fn all(folder: &Path) -> anyhow::Result<Vec<Case>> {
-    let module = tools::filter()?;
-    let noop = folder.join("noop.wasm");
-    std::fs::write(&noop, wat::parse_str(NOOP)?)?;
-    let case = |name: &str, filters| Case { name: name.to_owned(), filters, slow: false };
-    let mut cases = vec![case("no filter", vec![]), case("no filter again (noise)", vec![])];
-    cases.push(case("wasm that does nothing", vec![wasm(&noop, "noop", b"")?]));
+/// Every kind and number of policies, native and ours.
+pub fn cases(modules: &Modules) -> anyhow::Result<Vec<Case>> {
+    let mut cases = Vec::new();
     for (kind, kind_name) in KINDS {
         for count in COUNTS {
             let config = config(kind, count)?;
-            let native = native_rbac::filters(&config).map_err(|why| anyhow!("{why:?}"))?;
             let slow = count > 1_000;
-            cases.push(Case {
-                name: format!("native RBAC `policies`, {count} {kind_name}"),
-                filters: native,
-                slow,
-            });
+            let native = native_rbac::filters(&config).map_err(|why| anyhow!("{why:?}"))?;
+            let native = Case::new(format!("native RBAC `policies`, {count} {kind_name}"), native);
             let matcher = vec![matcher(kind, &config)];
-            cases.push(Case {
-                name: format!("native RBAC `matcher`, {count} {kind_name}"),
-                filters: matcher,
-                slow,
-            });
+            let matcher = Case::new(format!("native RBAC `matcher`, {count} {kind_name}"), matcher);
+            cases.extend([native.slow(slow), matcher.slow(slow)]);
             let bytes = config.encode()?;
-            let ours = wasm(&module, filter::NAME, &bytes)?;
-            let guarded = vec![ours.clone(), serde_json::to_value(filter::guard(Layer::Http))?];
-            cases.push(case(&format!("Meshward with its guard, {count} {kind_name}"), guarded));
+            let ours = guarded(&modules.ours, &bytes)?;
+            cases.push(Case::new(format!("Meshward with its guard, {count} {kind_name}"), ours));
             if count == 1 {
-                cases.push(case(&format!("Meshward without the guard, {count} {kind_name}"), vec![ours]));
+                let ours = vec![wasm(&modules.ours, "bare", &bytes)?];
+                cases.push(Case::new(format!("Meshward without the guard, {count} {kind_name}"), ours));
+                for (number, other) in modules.others.iter().enumerate() {
+                    let others = vec![wasm(other, &format!("other-{number}"), &bytes)?];
+                    let name = format!("{} without the guard, {count} {kind_name}", other.display());
+                    cases.push(Case::new(name, others));
+                }
             }
         }
     }
     Ok(cases)
 }
 
-/// A wasm filter. Each case has a VM of its own, so that none profits from another's caches.
-fn wasm(module: &Path, name: &str, configuration: &[u8]) -> anyhow::Result<Value> {
-    let mut config =
-        serde_json::to_value(filter::wasm(Layer::Http, &module.to_string_lossy(), configuration))?;
-    if let Some(plugin) = config.get_mut("config") {
-        let id = format!("{name}-{}", configuration.len());
-        if let Some(vm) = plugin.get_mut("vm_config").and_then(Value::as_object_mut) {
-            vm.insert("vm_id".into(), id.into());
-        }
-    }
-    Ok(json!({ "name": name, "typed_config": config }))
-}
-
-fn config(kind: Kind, count: usize) -> anyhow::Result<PluginConfig> {
+pub fn config(kind: Kind, count: usize) -> anyhow::Result<PluginConfig> {
     let domain = TrustDomain::parse("mesh.local")?;
     let mut config = PluginConfig::deny_all("shop/server", Role::Inbound, Protocol::Http, domain);
     config.policies =
@@ -239,16 +205,3 @@ fn predicates(rule: &Rule) -> Vec<Value> {
     };
     matches(rule).map(one).collect()
 }
-
-/// The least that a wasm filter can be: called for the request's headers, it continues.
-const NOOP: &str = r#"(module
-  (memory (export "memory") 2)
-  (global $free (mut i32) (i32.const 4096))
-  (func (export "proxy_abi_version_0_2_1"))
-  (func (export "_initialize"))
-  (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
-    (global.get $free)
-    (global.set $free (i32.add (global.get $free) (i32.and (i32.add (local.get $size) (i32.const 15)) (i32.const -16)))))
-  (func (export "proxy_on_context_create") (param i32 i32))
-  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
-  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 0)))"#;
