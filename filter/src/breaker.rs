@@ -7,7 +7,6 @@
 
 use alloc::borrow::ToOwned;
 use alloc::rc::Rc;
-use alloc::string::ToString as _;
 
 use meshward_engine::circuit_breaker::{
     self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
@@ -15,6 +14,7 @@ use meshward_engine::circuit_breaker::{
 use meshward_engine::limits::{Subject, outcome};
 use meshward_engine::rate_limit::Wait;
 use meshward_engine::stats;
+use meshward_engine::text::decimal;
 
 use crate::host::{self, Level};
 use crate::limits::{Fate, Guards, Refusal, state_name};
@@ -68,7 +68,7 @@ impl Call {
                     ),
                     headers: vec![
                         ("x-envoy-overloaded", "true".into()),
-                        ("retry-after", wait.seconds().max(1).to_string()),
+                        ("retry-after", decimal(wait.seconds().max(1))),
                     ],
                     content_type: fallback.map(|fallback| fallback.content_type.as_ref().to_owned()),
                 })
@@ -168,7 +168,7 @@ fn announce(name: &str, transition: Transition) {
         host::add(gauge, step);
     }
     let line = if transition.to == State::Open {
-        let milliseconds = (transition.open_for.nanoseconds() / 1_000_000).to_string();
+        let milliseconds = decimal(transition.open_for.nanoseconds() / 1_000_000);
         ["circuit breaker ", name, ": open for ", &milliseconds, " ms, ", cause].concat()
     } else {
         ["circuit breaker ", name, ": ", state, ", ", cause].concat()

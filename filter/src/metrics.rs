@@ -1,11 +1,12 @@
 //! Counters: defined when first needed, remembered, bounded. Their names are in `meshward_engine::stats`.
 
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use meshward_engine::decision::{Reason, RuleRef, Verdict};
 use meshward_engine::stats;
+use meshward_engine::text::decimal;
 
 use crate::host::{self, Counter};
 
@@ -89,7 +90,7 @@ fn rule_name(kind: Kind, rule: Option<(u32, &str)>) -> String {
         Kind::Audit => {}
     }
     if let Some((rule, policy)) = rule {
-        number = rule.to_string();
+        number = decimal(rule.into());
         labels.extend([("policy", policy), ("rule", &number)]);
     }
     stats::name(kind.base(), &labels)

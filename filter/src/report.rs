@@ -3,13 +3,13 @@
 
 use alloc::string::String;
 use core::cell::Cell;
-use core::fmt::Write as _;
 use core::time::Duration;
 
 use meshward_engine::decision::{Decision, Reason, ShadowAllow};
 use meshward_engine::policy::Policy;
 use meshward_engine::request::Request;
 use meshward_engine::stats;
+use meshward_engine::text::{push_hexadecimal, push_number};
 
 use crate::host::{self, Level};
 use crate::identity::Identity;
@@ -42,7 +42,9 @@ pub fn details(policy: &Policy, decision: &Decision) -> String {
     let mut details = String::from("meshward_denied[");
     match decision.rule {
         Some(rule) => {
-            let _ = write!(details, "{}/{}", policy.name(rule), rule.rule);
+            details.push_str(policy.name(rule));
+            details.push('/');
+            push_number(&mut details, rule.rule.into());
         }
         None => details.push_str(decision.reason.as_str()),
     }
@@ -93,14 +95,18 @@ pub fn log_denial(
         show(&mut text, part, SHOWN);
         text.push(' ');
     }
-    // Writing into a String cannot fail.
-    let _ = write!(text, "from {}: {} ", identity.describe(), details(&active.policy, &explanation.decision));
+    for part in ["from ", identity.describe(), ": ", &details(&active.policy, &explanation.decision), " "] {
+        text.push_str(part);
+    }
     show(&mut text, explanation.summary.as_bytes(), EXPLAINED);
     if let Identity::Invalid(fault) = identity {
-        let _ = write!(text, ", {}", fault.as_str());
+        text.push_str(", ");
+        text.push_str(fault.as_str());
     }
     if line.silent > 0 {
-        let _ = write!(text, " ({} denials before it were not logged)", line.silent);
+        text.push_str(" (");
+        push_number(&mut text, line.silent);
+        text.push_str(" denials before it were not logged)");
     }
     host::log(Level::Info, &text);
 }
@@ -111,7 +117,8 @@ fn show(line: &mut String, text: &[u8], length: usize) {
         match byte {
             b' '..=b'~' => line.push(char::from(*byte)),
             other => {
-                let _ = write!(line, "\\x{other:02x}");
+                line.push_str("\\x");
+                push_hexadecimal(line, (*other).into(), 2);
             }
         }
     }

@@ -5,13 +5,14 @@
 //! requests would pass unfiltered (the guard behind the filter is for that).
 
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::String;
 
 use meshward_engine::config::{ConfigError, LimitsConfig, PluginConfig};
 use meshward_engine::limits::Limits;
 use meshward_engine::policy::{Draft, Policy};
 use meshward_engine::request::Protocol;
 use meshward_engine::stats;
+use meshward_engine::text::decimal;
 
 use crate::dispatch::Context;
 use crate::host::{self, HostError, Level};
@@ -58,7 +59,7 @@ impl Root {
                 true
             }
             Err(refusal) => {
-                let why = refusal.to_string();
+                let why = refusal.to_text();
                 host::log(Level::Error, &["configuration refused: ", &why].concat());
                 metrics.count(stats::CONFIGURATIONS, &[("result", "rejected")]);
                 false
@@ -81,13 +82,28 @@ impl Root {
 }
 
 /// Why a configuration is refused.
-#[derive(Debug, thiserror::Error)]
 enum Refusal {
     /// Usual cause: `configuration` is missing in the Envoy configuration.
-    #[error("there is none (host status {0:?})")]
     Unreadable(HostError),
-    #[error(transparent)]
-    Invalid(#[from] ConfigError),
+    Invalid(ConfigError),
+}
+
+impl Refusal {
+    /// For the log.
+    fn to_text(&self) -> String {
+        match self {
+            Self::Unreadable(error) => {
+                ["there is none (host status ", &decimal(error.0.into()), ")"].concat()
+            }
+            Self::Invalid(error) => error.to_text(),
+        }
+    }
+}
+
+impl From<ConfigError> for Refusal {
+    fn from(error: ConfigError) -> Self {
+        Self::Invalid(error)
+    }
 }
 
 fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {

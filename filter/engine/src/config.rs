@@ -4,8 +4,11 @@
 //! wire it is [postcard](https://docs.rs/postcard) behind a magic and a version ([`PluginConfig::encode`]).
 //! Deliberately absent: `Default` for anything that decides who may do what.
 
+use alloc::borrow::ToOwned as _;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +16,7 @@ pub use crate::limits::config::LimitsConfig;
 pub use crate::path_guard::{GuardMode, PathGuard, PathParams};
 pub use crate::pattern::{Pattern, Text};
 pub use crate::spiffe::TrustDomain;
+use crate::text::decimal;
 
 /// Everything that the filter in one place of one workload knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -331,15 +335,11 @@ pub enum HeaderMode {
 }
 
 /// Why a configuration is refused. It is refused whole; the one in force stays.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// The bytes are something else; usual cause: JSON or YAML where `meshward render`'s bytes belong.
-    #[error("it is no plugin configuration of Meshward (the magic is missing)")]
     NotOurs,
     /// Made by another version of the builder.
-    #[error(
-        "its version is {found}, this filter reads {expected}: render with the builder of the same release"
-    )]
     Version {
         /// What it has.
         found: u8,
@@ -347,10 +347,8 @@ pub enum ConfigError {
         expected: u8,
     },
     /// Cut off or damaged.
-    #[error("it is damaged: {0}")]
     Damaged(&'static str),
     /// A match that no builder of ours writes.
-    #[error("policy `{policy}` rule {rule}: {problem}")]
     Rule {
         /// `namespace/name`, or `selector <n>`.
         policy: Text,
@@ -360,7 +358,6 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// `action: DENY` or `AUDIT` without rules (or DENY whose response is no error).
-    #[error("policy `{policy}`: {problem}")]
     Policy {
         /// `namespace/name`.
         policy: Text,
@@ -368,9 +365,38 @@ pub enum ConfigError {
         problem: &'static str,
     },
     /// Something outside the policies.
-    #[error("{0}")]
     Other(&'static str),
 }
+
+impl ConfigError {
+    /// For people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let number = |number: u32| decimal(number.into());
+        match self {
+            Self::NotOurs => "it is no plugin configuration of Meshward (the magic is missing)".to_owned(),
+            Self::Version { found, expected } => {
+                let (found, expected) = (number((*found).into()), number((*expected).into()));
+                let mend = ": render with the builder of the same release";
+                ["its version is ", &found, ", this filter reads ", &expected, mend].concat()
+            }
+            Self::Damaged(problem) => ["it is damaged: ", problem].concat(),
+            Self::Rule { policy, rule, problem } => {
+                ["policy `", policy, "` rule ", &number(*rule), ": ", problem].concat()
+            }
+            Self::Policy { policy, problem } => ["policy `", policy, "`: ", problem].concat(),
+            Self::Other(problem) => (*problem).to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.to_text())
+    }
+}
+
+impl core::error::Error for ConfigError {}
 
 impl PluginConfig {
     /// A configuration that denies everything: the start to build on, and what a workload without policies has.

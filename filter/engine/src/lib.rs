@@ -15,6 +15,7 @@
 //! | `index` | which rules may match, at a cost that does not grow with their number |
 //! | `oracle` | the same decisions by the plainest interpreter, to test against (feature `oracle`) |
 //! | [`decision`] | the answer, and the rule that gave it |
+//! | [`text`] | numbers and addresses as text, without `core::fmt` |
 //! | [`stats`] | names of the filter's counters |
 //! | [`shared_words`] | state that all workers share, behind a trait of compare-and-swap |
 //! | [`circuit_breaker`] | Closed, Open, HalfOpen in one word |
@@ -46,4 +47,5 @@ mod small;
 pub mod spiffe;
 pub mod stats;
 pub mod svid;
+pub mod text;
 mod wire;

@@ -2,13 +2,13 @@
 
 use alloc::borrow::ToOwned;
 use alloc::string::String;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use super::{Facts, Index, Matching, value};
 use crate::config::Attribute;
 use crate::pattern::Pattern;
 use crate::request::TOKEN_SEPARATOR;
+use crate::text::{decimal, push_address, push_number};
 
 /// How a rule fared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ impl Index {
         }
         if patterns.len() > MAX_LISTED {
             text.push_str(", … ");
-            text.push_str(&(patterns.len() - MAX_LISTED).to_string());
+            push_number(&mut text, (patterns.len() - MAX_LISTED) as u64);
             text.push_str(" more");
         }
         text.push(']');
@@ -152,8 +152,8 @@ fn push_value(text: &mut String, value: &value::Value) {
             text.push_str(if bytes.len() > MAX_SHOWN { "…" } else { "" });
         }
         value::Value::Account(namespace, name) => text.push_str(&[namespace, "/", name].concat()),
-        value::Value::Address(address) => text.push_str(&address.to_string()),
-        value::Value::Port(port) => text.push_str(&port.to_string()),
+        value::Value::Address(address) => push_address(text, *address),
+        value::Value::Port(port) => push_number(text, (*port).into()),
     }
 }
 
@@ -176,13 +176,19 @@ impl Pattern {
     pub fn to_text(&self) -> String {
         let text = match self {
             Self::Any => "*".to_owned(),
-            Self::Exact(text) | Self::Glob(text) | Self::Template(text) => text.to_string(),
+            Self::Exact(text) | Self::Glob(text) | Self::Template(text) => (**text).to_owned(),
             Self::Prefix(text) => [text, "*"].concat(),
             Self::Suffix(text) => ["*", text].concat(),
             Self::Segments(text) => ["spiffe://", text].concat(),
             Self::ServiceAccount { namespace, name } => [namespace, "/", name].concat(),
-            Self::Cidr { address, prefix } => [&*address.to_string(), "/", &prefix.to_string()].concat(),
-            Self::Port(port) => port.to_string(),
+            Self::Cidr { address, prefix } => {
+                let mut text = String::new();
+                push_address(&mut text, *address);
+                text.push('/');
+                push_number(&mut text, (*prefix).into());
+                text
+            }
+            Self::Port(port) => decimal((*port).into()),
         };
         text.replace(TOKEN_SEPARATOR, "/")
     }

@@ -1,10 +1,9 @@
 //! What no builder of ours writes is refused, with its place: a filter never guesses.
 
-use alloc::string::ToString as _;
-
 use super::{MAX_SELECTORS, clauses};
 use crate::config::{Action, Attribute, ConfigError, DenyResponse, Match, PluginConfig, Rule, Text};
 use crate::pattern::{self, Pattern};
+use crate::text::decimal;
 
 /// Checks a whole configuration.
 pub fn check(config: &PluginConfig) -> Result<(), ConfigError> {
@@ -22,7 +21,7 @@ pub fn check(config: &PluginConfig) -> Result<(), ConfigError> {
         return Err(ConfigError::Other("there are more than 256 selectors"));
     }
     for (number, selector) in config.selectors.iter().enumerate() {
-        check_rules(&Text::from(["selector ", &number.to_string()].concat()), &selector.rules)?;
+        check_rules(&Text::from(["selector ", &decimal(number as u64)].concat()), &selector.rules)?;
     }
     config
         .deny_response

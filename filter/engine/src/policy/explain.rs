@@ -1,11 +1,12 @@
 //! A decision in words, with the rule that came nearest. Costs as much as asking every rule, so only on demand.
 
-use alloc::string::{String, ToString as _};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::{Group, Policy};
 use crate::decision::{Decision, Reason, RuleRef};
 use crate::request::{Peer, Request};
+use crate::text::push_number;
 
 /// A decision for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +116,6 @@ impl Policy {
         text.push_str("policy `");
         text.push_str(self.name(rule));
         text.push_str("` rule ");
-        text.push_str(&rule.rule.to_string());
+        push_number(text, rule.rule.into());
     }
 }

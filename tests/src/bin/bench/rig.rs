@@ -103,7 +103,7 @@ fn process(
 ) -> anyhow::Result<Process> {
     let file = folder.join(format!("{name}.json"));
     // What it writes down about itself every few seconds is not a request's.
-    let bootstrap = json!({ "stats_flush_interval": "300s", "static_resources": { "listeners": listeners, "clusters": clusters } });
+    let bootstrap = json!({ "stats_flush_interval": "299s", "static_resources": { "listeners": listeners, "clusters": clusters } });
     std::fs::write(&file, bootstrap.to_string())?;
     let envoy = tools::envoy()?;
     let mut command = match Command::new("taskset").arg("-V").stdout(Stdio::null()).status() {
