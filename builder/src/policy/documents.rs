@@ -8,8 +8,11 @@ use std::sync::Arc;
 use super::API_VERSIONS;
 use crate::diagnostic::{Diagnostic, Source, nearest};
 use crate::mesh::document::{self, Document};
+use crate::mesh::model::API_VERSION;
 
 const KINDS: [&str; 2] = ["AuthorizationPolicy", "PeerAuthentication"];
+/// Of our own group.
+const OWN_KINDS: [&str; 3] = ["Mesh", "RateLimitPolicy", "CircuitBreakerPolicy"];
 
 /// All documents; a kind of Istio's security group that is not ours to read is a mistake.
 pub fn parse(sources: &[Arc<Source>], mistakes: &mut Vec<Diagnostic>) -> Vec<Document> {
@@ -36,8 +39,20 @@ fn wrong_kind(document: &Document) -> Option<Diagnostic> {
                 .help(format!("write `apiVersion: {}`", API_VERSIONS.join("` or `apiVersion: "))),
         );
     }
-    if !version.value.starts_with("security.istio.io/") {
+    let kinds: &[&str] = if version.value.starts_with("security.istio.io/") {
+        &KINDS
+    } else if version.value.starts_with("meshward.dev/") {
+        &OWN_KINDS
+    } else {
         return None;
+    };
+    if version.value == API_VERSION && OWN_KINDS.contains(&kind.value.as_str()) {
+        return None;
+    }
+    if version.value.starts_with("meshward.dev/") && version.value != API_VERSION {
+        let message = format!("`{}` is no version of Meshward's kinds", version.value);
+        let mistake = document.error("unknown-version", message, &version.span);
+        return Some(mistake.help(format!("write `apiVersion: {API_VERSION}`")));
     }
     if kind.value == "RequestAuthentication" {
         return Some(
@@ -54,8 +69,8 @@ fn wrong_kind(document: &Document) -> Option<Diagnostic> {
         format!("`{}` is no kind of `{}`", kind.value, version.value),
         &kind.span,
     );
-    Some(match nearest(&kind.value, KINDS) {
+    Some(match nearest(&kind.value, kinds.iter().copied()) {
         Some(near) => mistake.help(format!("did you mean `{near}`?")),
-        None => mistake.help(format!("the kinds are `{}`", KINDS.join("` and `"))),
+        None => mistake.help(format!("the kinds are `{}`", kinds.join("`, `"))),
     })
 }

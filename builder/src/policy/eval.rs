@@ -8,16 +8,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use meshward_engine::config::{
-    AcceptedPeers, DefaultAction, GuardMode, IdentityMode, PathGuard, PathParams, PluginConfig, Protocol,
-    Role, TrustDomain,
+    AcceptedPeers, ConfigError, DefaultAction, GuardMode, IdentityMode, PathGuard, PathParams, PluginConfig,
+    Protocol, Role, TrustDomain,
 };
+use meshward_engine::limits::Limits;
 use meshward_engine::policy::Policy;
+use meshward_engine::shared_words::Memory;
 
 use super::compile::{Names, PortMap, compile_for};
 use super::select::Workload;
 use super::{documents, peer};
 use crate::compile::plugin_config;
 use crate::diagnostic::{Diagnostic, Failure, Severity, nearest};
+use crate::limits;
 use crate::mesh::{self, Resolved, Service, discover, ports};
 
 mod answer;
@@ -67,6 +70,9 @@ pub struct Evaluator {
     paths: Paths,
     /// Says of a denial what came nearest.
     explains: bool,
+    limits: Limits,
+    /// What earlier requests have spent.
+    spent: Memory,
 }
 
 impl Evaluator {
@@ -90,6 +96,7 @@ impl Evaluator {
         }
         let namespace = options.namespace();
         let policies = super::load(&documents, namespace, &mut mistakes);
+        let limits = limits::load(&documents, namespace, &mut mistakes);
         if mistakes.iter().any(|mistake| mistake.severity == Severity::Error) {
             return Err(mistakes.into());
         }
@@ -109,6 +116,8 @@ impl Evaluator {
             config.identity = IdentityMode::Required;
         }
         config.policies = compiled.policies;
+        let compiled = limits::inbound(&limits, &workload, &names, 1);
+        (config.selectors, config.limits) = (compiled.selectors, compiled.limits);
         Self::of_config(config, None, options, Paths::Seen)
     }
 
@@ -127,11 +136,11 @@ impl Evaluator {
         options: &Options,
         paths: Paths,
     ) -> Result<Self, Failure> {
-        let compile = |protocol| {
-            Policy::compile(&PluginConfig { protocol, ..config.clone() }).map_err(|error| {
-                Diagnostic::error("plugin-configuration", format!("`{}`: {error}", config.workload))
-            })
+        let mistake = |error: ConfigError| {
+            Diagnostic::error("plugin-configuration", format!("`{}`: {error}", config.workload))
         };
+        let compile =
+            |protocol| Policy::compile(&PluginConfig { protocol, ..config.clone() }).map_err(mistake);
         Ok(Self {
             http: compile(Protocol::Http)?,
             tcp: compile(Protocol::Tcp)?,
@@ -140,6 +149,8 @@ impl Evaluator {
             ports,
             paths: options.paths.unwrap_or(paths),
             explains: !options.terse,
+            limits: Limits::compile(config.limits.clone(), config.selectors.len()).map_err(mistake)?,
+            spent: Memory::default(),
         })
     }
 }

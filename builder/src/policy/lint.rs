@@ -12,6 +12,7 @@ use super::documents;
 use super::peer::Mode;
 use super::select;
 use crate::diagnostic::{Diagnostic, Severity, Source};
+use crate::limits;
 use crate::mesh::{self, Resolved, Service};
 
 mod address;
@@ -42,6 +43,7 @@ pub fn of_sources(sources: &[Arc<Source>]) -> Vec<Diagnostic> {
         };
     }
     let policies = super::load(&documents, "default", &mut mistakes);
+    limits::load(&documents, "default", &mut mistakes);
     if !mistakes.iter().any(|mistake| mistake.severity == Severity::Error) {
         mistakes.extend(lint(&Context { policies: &policies, mesh: None }));
     }

@@ -9,10 +9,13 @@ use crate::policy::eval::{self, Evaluator, Options, Paths};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A request has an `id` and any of: source {principal, ip, remote_ip}, destination {ip, port}, sni,\n\
+    after_help = "A request has an `id` and any of: time, source {principal, ip, remote_ip}, destination {ip, port}, sni,\n\
     protocol (http or tcp), method, path, host, headers {name: [values]}, jwt {iss, sub, claims}, metadata.\n\
     Answers: {\"id\", \"decision\": allow|deny, \"status\", \"policy\", \"rule\", \"reason\", \"shadow\"}. Where ALLOW policies\n\
     exist and none matches, the reason says which rule came nearest and what failed in it.\n\n\
+    With a `time` (\"1.250s\" after some beginning) rate limits are asked as well, each line after those before it:\n\
+    a refusal has `reason` rate_limited, `policy`, `limit`, `retry_after` and the `headers`. Limits of requests in\n\
+    flight are not asked: a line does not say how long its request takes.\n\n\
     With a Mesh among the documents the answers are those of the workload's sidecar, `calls` included. Without one\n\
     they are Istio's: trust domain cluster.local, root namespace istio-system, default action ALLOW. A policy with a\n\
     selector is for the workload only when its labels are there: those of --labels, else `app: NAME` of --workload.\n\n\

@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use meshward_engine::policy::Attributes;
+use meshward_engine::rate_limit::Nanoseconds;
 use meshward_engine::request::{Field, Peer, principal_of_token};
 use meshward_engine::spiffe::SpiffeIdRef;
 use serde::Deserialize;
@@ -38,6 +39,9 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 pub struct Line<'a> {
     /// Comes back in the answer.
     pub id: Id,
+    /// When it comes, `1.250s` after some beginning: rate limits are asked, and keep what earlier lines have spent.
+    #[serde(default)]
+    pub time: Option<Time>,
     #[serde(borrow, default)]
     pub source: Option<Object<From<'a>>>,
     #[serde(default)]
@@ -101,6 +105,19 @@ pub struct Jwt {
     pub sub: Option<String>,
     #[serde(default)]
     pub claims: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+/// A time since the beginning: a number and its unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub Nanoseconds);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let read = text.parse::<jiff::SignedDuration>().ok();
+        let nanoseconds = read.and_then(|duration| u64::try_from(duration.as_nanos()).ok());
+        nanoseconds.map(Self).ok_or_else(|| de::Error::custom("`time` is a time like `1.250s` or `2m`"))
+    }
 }
 
 /// A string or a whole number.

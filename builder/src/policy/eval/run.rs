@@ -5,9 +5,15 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 
 use meshward_engine::config::{GuardMode, Protocol};
 use meshward_engine::decision::{Decision, Reason, Shadow};
+use meshward_engine::limits::config::Stage;
+use meshward_engine::limits::{Seed, Subject};
 use meshward_engine::path_guard;
+use meshward_engine::policy::Policy;
+use meshward_engine::rate_limit::Nanoseconds;
 use meshward_engine::request::Request;
+use meshward_engine::shared_words::Unavailable;
 
+use super::answer::Limited;
 use super::request::{self, Line, Object};
 use super::{Evaluator, Paths, answer};
 use crate::policy::listener;
@@ -92,7 +98,8 @@ impl Evaluator {
             Err(fault) => {
                 let shadow = Shadow::default();
                 let decision = Decision { reason: Reason::Path(fault), rule: None, audit: None, shadow };
-                return Ok(answer::write(output, &line.id.0, policy, &decision, None));
+                let limited = Limited::default();
+                return Ok(answer::write(output, &line.id.0, policy, &decision, None, &limited));
             }
         };
         let (mut headers, mut claims, mut metadata) = (Vec::new(), Vec::new(), Vec::new());
@@ -119,9 +126,44 @@ impl Evaluator {
             claims: &claims,
             metadata: &metadata,
         };
+        let now = line.time.map(|time| time.0);
+        let mut limited = self.rate(policy, Stage::BeforeAuthorization, now, &request);
+        if limited.refused.is_some() {
+            return Ok(answer::write_limited(output, &line.id.0, &Shadow::default(), policy, &limited));
+        }
         let decision = policy.decide(&request);
+        if decision.is_allowed() {
+            let shadow = std::mem::take(&mut limited.shadow);
+            limited = self.rate(policy, Stage::AfterAuthorization, now, &request);
+            limited.shadow.splice(0..0, shadow);
+            if limited.refused.is_some() {
+                return Ok(answer::write_limited(output, &line.id.0, &decision.shadow, policy, &limited));
+            }
+        }
         let nearest = if self.explains { policy.nearest_miss(&decision, &request) } else { None };
-        Ok(answer::write(output, &line.id.0, policy, &decision, nearest.as_ref()))
+        Ok(answer::write(output, &line.id.0, policy, &decision, nearest.as_ref(), &limited))
+    }
+
+    /// The rate limits of a stage. Without a time they are not asked, and nothing is spent.
+    fn rate(
+        &self,
+        policy: &Policy,
+        stage: Stage,
+        now: Option<Nanoseconds>,
+        request: &Request<'_>,
+    ) -> Limited<'_> {
+        /// Any will do: what it decides is which keys share a slot, and that shall be the same in every run.
+        const SEED: Seed = Seed([0, 0]);
+        let Some(now) = now.filter(|_| self.limits.has_stage(stage)) else { return Limited::default() };
+        let mut selected = Vec::new();
+        policy.selects(request, |number| selected.extend(u32::try_from(number)));
+        let replicas = self.limits.config().replicas;
+        let subject = Subject { request, destination: None, selected: &selected, replicas };
+        match self.limits.rate(&self.spent, SEED, now, stage, &subject) {
+            Ok(verdict) => Limited::new(&self.limits, &verdict),
+            // Words in memory are never out of reach.
+            Err(Unavailable) => Limited::default(),
+        }
     }
 
     /// The port that the filter sees.

@@ -43,7 +43,7 @@ fn the_contract() {
         [
             r#"{"id":"r1","decision":"allow","status":200,"policy":"default/p","rule":0,"reason":"allow_rule","shadow":[]}"#,
             r#"{"id":"r2","decision":"deny","status":403,"policy":null,"rule":null,"reason":"no_allow_rule: policy `default/p` rule 0 failed methods: PUT is not in [GET]","shadow":[]}"#,
-            r#"{"id":"r3","error":"line 4: unknown field `metod`, expected one of `id`, `source`, `destination`, `sni`, `protocol`, `method`, `path`, `host`, `headers`, `jwt`, `metadata` (column 18)"}"#,
+            r#"{"id":"r3","error":"line 4: unknown field `metod`, expected one of `id`, `time`, `source`, `destination`, `sni`, `protocol`, `method`, `path`, `host`, `headers`, `jwt`, `metadata` (column 18)"}"#,
             r#"{"id":null,"error":"line 5: this is not JSON (column 2)"}"#,
             r#"{"id":"r4","decision":"deny","status":403,"policy":null,"rule":null,"reason":"no_allow_rule","shadow":[]}"#,
         ]
@@ -298,4 +298,48 @@ fn a_mesh_answers_as_its_sidecar() {
             ("port", "allow_rule"),
         ])
     );
+}
+
+const LIMITS: &str = "apiVersion: meshward.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: books}
+spec:
+  limits:
+  - name: floods
+    stage: beforeAuthorization
+    key: [clientAddress]
+    rates: [{requests: 4, per: 1m}]
+    response: {headers: never}
+  - name: callers
+    key: [identity]
+    rates: [{requests: 2, per: 1s, burst: 1}]
+    response: {headers: always}
+  - name: soon
+    mode: shadow
+    rates: [{requests: 1, per: 1h}]
+";
+
+#[test]
+fn rate_limits_are_asked_at_the_time_that_a_line_says() {
+    let policies = format!(
+        "{HEAD}metadata: {{name: no, annotations: {{}}}}\nspec: {{action: DENY, rules: [{{to: [{{operation: {{methods: [PUT]}}}}]}}]}}\n---\n{LIMITS}"
+    );
+    let line = |id: u32, time: &str, caller: &str, method: &str| {
+        format!(
+            "{{\"id\":{id},\"time\":\"{time}\",\"method\":\"{method}\",\"source\":{{\"principal\":\"spiffe://td/ns/a/sa/{caller}\",\"ip\":\"10.0.0.1\"}}}}\n"
+        )
+    };
+    let requests = [
+        line(1, "1s", "x", "GET"),
+        line(2, "1.250s", "x", "GET"),
+        line(3, "1250ms", "y", "GET"),
+        line(4, "1.5s", "x", "PUT"),
+        line(5, "1.5s", "x", "GET"),
+        "{\"id\":6,\"method\":\"GET\"}\n".to_owned(),
+        "{\"id\":7,\"time\":\"soon\"}\n".to_owned(),
+    ]
+    .concat();
+    let answers = eval(&policies, &requests);
+    assert_eq!(eval(&policies, &requests), answers, "the same every time");
+    insta::assert_snapshot!(answers.join("\n"));
 }
