@@ -9,6 +9,7 @@ pub mod application;
 pub mod broken;
 pub mod connection;
 pub mod http2;
+pub mod hammer;
 pub mod mesh;
 pub mod native_rbac;
 pub mod tools;
@@ -16,5 +17,6 @@ pub mod wait;
 
 pub use application::Application;
 pub use connection::Connection;
+pub use hammer::hammer;
 pub use mesh::TestMesh;
 pub use wait::until;

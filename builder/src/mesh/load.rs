@@ -55,8 +55,9 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             }
         }
     }
-    for document in limit_documents.iter().filter(|document| document.kind.value != "DestinationRule") {
-        // To be read by `crate::limits`, and until then not to be taken for something that is in force.
+let unread = |document: &&Document| document.kind.value == "CircuitBreakerPolicy";
+    for document in limit_documents.iter().filter(unread) {
+        // Until `crate::limits` reads it, not to be taken for something that is in force.
         let message = format!("`{}` is not enforced by this version", document.kind.value);
         mistakes.push(document.error("not-enforced", message, &document.kind.span).help("take it out"));
     }
