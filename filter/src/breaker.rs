@@ -56,7 +56,7 @@ impl Call {
             }
             Permit::Refuse(wait) => {
                 guards.count_breaker(number, &breaker.name, Fate::Refused);
-                guards.log("circuit breaker open: ", &breaker.name, subject);
+                guards.log("circuit breaker open: ", &breaker.name, number, subject);
                 let fallback = breaker.fallback.as_ref();
                 Err(Refusal {
                     status: fallback.map_or(503, |fallback| fallback.status),

@@ -12,14 +12,14 @@ use meshward_engine::circuit_breaker::State;
 use meshward_engine::concurrency::{self, BEAT, Member, Place};
 use meshward_engine::limits::config::{LimitsConfig, Stage};
 use meshward_engine::limits::headers::Header;
-use meshward_engine::limits::{Limits, Seed, Subject};
+use meshward_engine::limits::{Limits, RateVerdict, Seed, Subject};
 use meshward_engine::policy::Policy;
 use meshward_engine::request::Request;
 use meshward_engine::stats;
 
 use crate::breaker::Call;
 use crate::dispatch::Action;
-use crate::host::{self, Counter, HostBytes, Level, LocalResponse};
+use crate::host::{self, Counter, Gauge, HostBytes, Level, LocalResponse};
 use crate::shared::{self, Host};
 use crate::vm::PerVm;
 
@@ -36,8 +36,20 @@ pub struct Guards {
     pub seed: Seed,
     needs_destination: bool,
     counters: Counters,
-    /// Second of the last log line of a refusal.
-    logged: Cell<u64>,
+    /// For each rate limit.
+    saturation: Vec<Saturation>,
+    /// Second of the last log lines of refusals, and a bit for each limit that has had its line in it.
+    logged: Cell<(u64, u64)>,
+    /// How many sidecars share what is said for the service, and the second in which that was read.
+    replicas: Cell<(u64, u32)>,
+}
+
+/// How full a limit was in a second, and where that is told.
+#[derive(Default)]
+struct Saturation {
+    second: Cell<u64>,
+    percent: Cell<u32>,
+    gauge: Cell<Option<Gauge>>,
 }
 
 /// What became of a request with a limit.
@@ -90,21 +102,41 @@ impl Guards {
             Seed([0, 0])
         });
         let counters = Counters::new(config);
+        let saturation = config.rates.iter().map(|_| Saturation::default()).collect();
         let needs_destination = limits.needs_destination();
-        Self { limits, seed, needs_destination, counters, logged: Cell::new(0) }
+        let replicas = Cell::new((0, config.replicas));
+        let logged = Cell::default();
+        Self { limits, seed, needs_destination, counters, saturation, logged, replicas }
     }
 
     /// Reads what the limits need besides the request. Nothing when there are no limits.
     pub fn extra(&self, policy: &Policy, request: &Request<'_>) -> Extra {
         let mut extra = Extra::default();
         if !self.limits.is_empty() {
-            extra.replicas = self.limits.config().replicas;
+            extra.replicas = self.replicas();
             policy.selects(request, |number| extra.selected.extend(u32::try_from(number)));
             if self.needs_destination {
                 extra.destination = host::property("xds\0cluster_name").ok().flatten();
             }
         }
         extra
+    }
+
+    /// How many sidecars share: as the configuration has it, unless the file that the listener reads says otherwise.
+    fn replicas(&self) -> u32 {
+        let (read, replicas) = self.replicas.get();
+        if !self.limits.is_shared() {
+            return replicas;
+        }
+        let second = seconds();
+        if read == second {
+            return replicas;
+        }
+        let said = host::property("filter_state\0meshward.replicas").ok().flatten();
+        let said = said.and_then(|text| core::str::from_utf8(&text).ok()?.trim().parse().ok());
+        let replicas = said.filter(|number| *number > 0).unwrap_or(self.limits.config().replicas);
+        self.replicas.set((second, replicas));
+        replicas
     }
 
     /// The limits before authorization.
@@ -138,6 +170,7 @@ impl Guards {
         for number in &verdict.shadow {
             self.counters.count(Kind::Rate, *number, self.rate_name(*number), Fate::Shadowed);
         }
+        self.show_saturation(&verdict);
         let headers = self.limits.headers(&verdict);
         let Some(number) = verdict.refused else {
             let mut last = None;
@@ -148,7 +181,7 @@ impl Guards {
         };
         let name = self.rate_name(number);
         self.counters.count(Kind::Rate, number, name, Fate::Refused);
-        self.log("rate limited: ", name, subject);
+        self.log("rate limited: ", name, number, subject);
         let problem = self.limits.problem(&verdict);
         Err(Refusal {
             status: self.limits.config().rates.get(number).map_or(429, |limit| limit.answer.status),
@@ -174,7 +207,7 @@ impl Guards {
             };
             self.counters.count(Kind::Concurrency, number, &limit.name, fate);
             if fate == Fate::Refused {
-                self.log("too many requests in flight: ", &limit.name, subject);
+                self.log("too many requests in flight: ", &limit.name, number, subject);
                 return Err(Refusal {
                     status: 503,
                     grpc_status: Some(RESOURCE_EXHAUSTED),
@@ -193,10 +226,35 @@ impl Guards {
         self.counters.count(Kind::Breaker, number, name, fate);
     }
 
-    /// A line for the first refusal of a second: the rest is counted.
-    pub fn log(&self, what: &str, name: &str, subject: &Subject<'_>) {
-        let second = host::now().map_or(0, |now| now.as_secs());
-        if self.logged.replace(second) != second {
+    /// The gauge of each limit that was asked: up at once, down with the next second.
+    fn show_saturation(&self, verdict: &RateVerdict) {
+        let second = seconds();
+        for asked in &verdict.asked {
+            let Some(shown) = self.saturation.get(asked.limit) else { continue };
+            let used = asked.burst.saturating_sub(asked.level.remaining);
+            let percent = (u64::from(used) * 100 / u64::from(asked.burst.max(1))) as u32;
+            if shown.second.replace(second) == second && percent <= shown.percent.get() {
+                continue;
+            }
+            shown.percent.set(percent);
+            if shown.gauge.get().is_none() {
+                let name = stats::name(stats::SATURATION, &[("policy", self.rate_name(asked.limit))]);
+                shown.gauge.set(host::define_gauge(&name).ok());
+            }
+            if let Some(gauge) = shown.gauge.get() {
+                host::record(gauge, percent.into());
+            }
+        }
+    }
+
+    /// A line for a limit's first refusal of a second: the rest is counted.
+    pub fn log(&self, what: &str, name: &str, number: usize, subject: &Subject<'_>) {
+        let second = seconds();
+        let (last, lines) = self.logged.get();
+        let lines = if last == second { lines } else { 0 };
+        let bit = 1 << (number % 64);
+        self.logged.set((second, lines | bit));
+        if lines & bit == 0 {
             let caller = subject.request.identity();
             let caller = caller.as_ref().map_or("a caller without an identity", |id| id.as_str());
             host::log(Level::Info, &[what, name, " refuses ", caller].concat());
@@ -206,6 +264,11 @@ impl Guards {
     fn rate_name(&self, number: usize) -> &str {
         self.limits.config().rates.get(number).map_or("", |limit| &limit.name)
     }
+}
+
+/// For what is done once in a second.
+fn seconds() -> u64 {
+    host::monotonic().map_or(0, |now| now / 1_000_000_000)
 }
 
 /// Says that this VM is alive, if it counts anything.

@@ -55,7 +55,7 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             }
         }
     }
-let unread = |document: &&Document| document.kind.value == "CircuitBreakerPolicy";
+    let unread = |document: &&Document| document.kind.value == "CircuitBreakerPolicy";
     for document in limit_documents.iter().filter(unread) {
         // Until `crate::limits` reads it, not to be taken for something that is in force.
         let message = format!("`{}` is not enforced by this version", document.kind.value);

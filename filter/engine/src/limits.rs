@@ -152,6 +152,12 @@ impl Limits {
             .any(|part| *part == KeyPart::Destination)
     }
 
+    /// Whether a limit is said for the service, so that the number of its sidecars matters.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.config.rates.iter().any(|limit| limit.scope == Scope::Service)
+    }
+
     /// Whether there is a rate limit of that stage.
     #[must_use]
     pub fn has_stage(&self, stage: Stage) -> bool {

@@ -22,6 +22,9 @@ pub const CONFIGURATIONS: &str = "meshward_configurations";
 /// Requests that a rate limit was asked about. Labels: `verdict` (`allow`, `deny`, `shadow_deny`), `policy`, which is
 /// `namespace/policy/limit`.
 pub const RATE_LIMITS: &str = "meshward_rate_limits";
+/// Gauge: how much of its burst the caller that is nearest to a rate limit has used, in percent, by the worker that counted
+/// last; of the last second with requests. Label: `policy`, as of [`RATE_LIMITS`].
+pub const SATURATION: &str = "meshward_rate_limit_saturation";
 /// Requests that a concurrency limit was asked about. Labels as of [`RATE_LIMITS`].
 pub const CONCURRENCY: &str = "meshward_concurrency";
 /// Requests that an open breaker refused. Labels as of [`RATE_LIMITS`].

@@ -78,6 +78,7 @@ mod import {
         ) -> u32;
         pub fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
         pub fn proxy_increment_metric(id: u32, offset: i64) -> u32;
+        pub fn proxy_record_metric(id: u32, value: u64) -> u32;
     }
 
     // The part of WASI preview 1 that Envoy has, called directly: the standard library's own ways to the clock and to
@@ -199,6 +200,11 @@ pub fn define_metric(kind: u32, name: &[u8], id: &mut u32) -> u32 {
 pub fn increment_metric(id: u32, offset: i64) -> u32 {
     // SAFETY: no pointers.
     unsafe { import::proxy_increment_metric(id, offset) }
+}
+
+pub fn record_metric(id: u32, value: u64) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_record_metric(id, value) }
 }
 
 /// Runs a call that returns bytes, and takes them over.

@@ -36,6 +36,11 @@ pub fn define_gauge(name: &str) -> Result<Gauge, HostError> {
     Ok(Gauge(id))
 }
 
+/// Sets a gauge. That it cannot be set must not cost a request.
+pub fn record(gauge: Gauge, value: u64) {
+    let _ = abi::record_metric(gauge.0, value);
+}
+
 /// Moves a gauge. That it cannot be moved must not cost a request.
 pub fn add(gauge: Gauge, by: i64) {
     let _ = abi::increment_metric(gauge.0, by);

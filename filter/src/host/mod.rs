@@ -18,7 +18,7 @@ mod stream;
 
 pub use buffer::{HostBytes, plugin_configuration};
 pub use headers::{HeaderMap, add_response_header, list, request_header, request_headers, response_header};
-pub use metric::{Counter, add, define_counter, define_gauge, increment};
+pub use metric::{Counter, Gauge, add, define_counter, define_gauge, increment, record};
 pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};
 pub use stream::close_downstream;

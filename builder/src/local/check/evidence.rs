@@ -49,8 +49,15 @@ impl Witness {
 
     fn counted(&self) -> Option<String> {
         let now = counters(self.admin);
-        let (name, _) = now.iter().find(|(name, value)| self.counters.get(*name).unwrap_or(&0) < *value)?;
-        describe(name)
+        let changed: Vec<&String> = now
+            .iter()
+            .filter(|(name, value)| self.counters.get(*name).unwrap_or(&0) < *value)
+            .map(|(name, _)| name)
+            .collect();
+        // What a rule allowed a limit may have refused.
+        let refused = |name: &&&String| !name.contains(stats::DECISIONS) && name.contains(".verdict.deny.");
+        let name = changed.iter().find(refused);
+        describe(name.or_else(|| changed.iter().find(|name| name.contains(stats::DECISIONS)))?)
     }
 
     fn logged(&self) -> Option<String> {
@@ -64,10 +71,11 @@ impl Witness {
     }
 }
 
-/// The filter's counters of decisions. None when the admin interface does not answer.
+/// The filter's counters of decisions and limits. None when the admin interface does not answer.
 fn counters(admin: SocketAddr) -> BTreeMap<String, u64> {
     let answer = client::connect(admin).and_then(|mut socket| {
-        let path = format!("/stats?usedonly&filter={}", stats::DECISIONS);
+        let names = [stats::DECISIONS, stats::RATE_LIMITS, stats::CONCURRENCY, stats::BREAKERS].join("%7C");
+        let path = format!("/stats?usedonly&filter=({names})%5C.");
         let request = Request { method: "GET", path: &path, host: "admin", headers: &[], body: b"" };
         client::exchange(&mut socket, &request)
     });
@@ -76,9 +84,10 @@ fn counters(admin: SocketAddr) -> BTreeMap<String, u64> {
     pairs.filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?))).collect()
 }
 
-/// `wasmcustom.meshward_decisions.verdict.allow.reason.allow_rule.policy.default/bookapi.rule.0` → `allow default/bookapi/0`
+/// `wasmcustom.meshward_decisions.verdict.allow.reason.allow_rule.policy.default/bookapi.rule.0` → `allow default/bookapi/0`;
+/// of a limit `deny default/bookapi/per-caller`.
 fn describe(name: &str) -> Option<String> {
-    let (_, labels) = name.split_once(stats::DECISIONS)?;
+    let (_, labels) = name.split_once("meshward_")?;
     let mut parts = labels.split('.').skip(1);
     let mut values = BTreeMap::new();
     while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
@@ -87,6 +96,7 @@ fn describe(name: &str) -> Option<String> {
     let verdict = values.get("verdict")?;
     match (values.get("policy"), values.get("rule")) {
         (Some(policy), Some(rule)) => Some(format!("{verdict} {policy}/{rule}")),
+        (Some(limit), None) => Some(format!("{verdict} {limit}")),
         _ => Some(format!("{verdict} {}", values.get("reason").unwrap_or(&""))),
     }
 }
@@ -102,6 +112,8 @@ mod tests {
         assert_eq!(describe(rule).as_deref(), Some("allow default/bookapi/0"));
         let reason = "wasmcustom.meshward_decisions.verdict.deny.reason.default_deny";
         assert_eq!(describe(reason).as_deref(), Some("deny default_deny"));
+        let limit = "wasmcustom.meshward_rate_limits.verdict.deny.policy.default/bookapi/whoami";
+        assert_eq!(describe(limit).as_deref(), Some("deny default/bookapi/whoami"));
         assert_eq!(describe("wasmcustom.other"), None);
     }
 }
