@@ -60,6 +60,9 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let folder = args.output_dir.clone().unwrap_or_else(|| default_folder(&paths));
     let (filter, module) = filter(args, &folder, console)?;
     let files = kube::render(&mesh, &filter)?;
+    for warning in kube::warnings(&mesh, &files) {
+        console.report(&warning);
+    }
     let differences = tree::differences(&folder, &files)?;
     if args.check || args.diff {
         if args.diff {

@@ -65,6 +65,27 @@ pub fn render(mesh: &Resolved, filter: &Filter) -> Result<BTreeMap<String, Strin
     Ok(files)
 }
 
+/// What is rendered and can be applied in one way only.
+pub fn warnings(mesh: &Resolved, files: &BTreeMap<String, String>) -> Vec<Diagnostic> {
+    /// Without `--server-side`, `kubectl apply` keeps an object once more in an annotation, and all annotations together may
+    /// have 262,144 bytes (`TotalAnnotationSizeLimitB`); the rest is for the JSON around it.
+    const MOST_BYTES: usize = 240_000;
+    let size = |service: &Service| files.get(&format!("base/{}.yaml", service.name)).map_or(0, String::len);
+    let large =
+        mesh.services.iter().map(|service| (service, size(service))).filter(|(_, size)| *size > MOST_BYTES);
+    large
+        .map(|(service, size)| {
+            let message = format!(
+                "the manifests of `{}` have {size} bytes, too many for `kubectl apply` without `--server-side`",
+                service.name
+            );
+            Diagnostic::warning("server-side-apply", message)
+                .at(&mesh.document.source, service.name_span.span.clone())
+                .help("apply with `kubectl apply --server-side`; in Argo CD set the sync option `ServerSideApply=true`")
+        })
+        .collect()
+}
+
 /// All objects of one service, as one file.
 fn manifests(
     mesh: &Resolved,
@@ -99,21 +120,19 @@ fn config_map(
     service: &Service,
     placement: &Placement,
 ) -> Result<Object<ConfigMap>, Failure> {
-    /// `kubectl apply` keeps the whole object once more in an annotation, and all annotations together may have
-    /// 262,144 bytes (`TotalAnnotationSizeLimitB`); the rest is for the JSON around it.
-    const MOST_BYTES: usize = 240_000;
+    /// Kubernetes takes at most 1,048,576 bytes of data in a ConfigMap; what is left over is for the name of the keys.
+    const MOST_BYTES: usize = 1_048_000;
     let files = envoy::render(mesh, service, placement)?;
     let bytes: usize = files.iter().map(|file| file.text.len()).sum();
     if bytes > MOST_BYTES {
         let message = format!(
-            "the Envoy configuration of `{}` has {bytes} bytes, and its ConfigMap can have {MOST_BYTES} to be applied",
+            "the Envoy configuration of `{}` has {bytes} bytes, and a ConfigMap holds {MOST_BYTES}",
             service.name
         );
         return Err(Diagnostic::error("config-too-big", message)
             .at(&mesh.document.source, service.name_span.span.clone())
-            .help(
-                "split the service, or gather its policies' values (a prefix or template instead of a list)",
-            )
+            .help("say more with one rule: a prefix, a template or a namespace instead of a list of values")
+            .help("or split the service: only the policies that select it are in its configuration")
             .into());
     }
     let data = files.into_iter().map(|file| (file.name.to_owned(), file.text)).collect();

@@ -6,7 +6,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Filter, render};
+use super::{Filter, render, warnings};
 use crate::diagnostic::Source;
 use crate::mesh;
 
@@ -185,20 +185,30 @@ fn services_in_several_namespaces_share_one_issuer() {
     );
 }
 
-#[test]
-fn a_configuration_that_cannot_be_applied_is_refused_with_its_service() {
+/// A mesh whose one service admits so many callers, of names that the wire format cannot shorten.
+fn with_callers(number: u32) -> mesh::Resolved {
     let mut text = "apiVersion: meshward.dev/v1alpha1\nkind: Mesh\nmetadata: {name: m}\nspec:\n  trustDomain: t\n  services:\n\
                     \x20 - {name: a, port: 80}\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p}\n\
                     spec:\n  rules:\n  - from:\n    - source:\n        principals:\n"
         .to_owned();
-    for number in 0..6_000_u32 {
-        // Nothing that the wire format could shorten.
+    for number in 0..number {
         let name: String =
             Sha256::digest(number.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         text.push_str(&format!("        - t/ns/default/sa/{name}\n"));
     }
-    let mesh = mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
-    let failure = render(&mesh, &Filter { sha256: "0".repeat(64) }).err().unwrap();
+    mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap()
+}
+
+#[test]
+fn a_configuration_that_no_config_map_holds_is_refused_with_its_service() {
+    let filter = Filter { sha256: "0".repeat(64) };
+    let failure = render(&with_callers(13_000), &filter).err().unwrap();
     assert_eq!(failure.diagnostics[0].code, "config-too-big");
     assert_eq!(failure.diagnostics[0].place().as_deref(), Some("mesh.yaml:7:12"));
+    // And one that only `kubectl apply --server-side` takes is told.
+    let mesh = with_callers(4_000);
+    let told = warnings(&mesh, &render(&mesh, &filter).unwrap());
+    assert_eq!(told.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["server-side-apply"]);
+    let mesh = with_callers(100);
+    assert!(warnings(&mesh, &render(&mesh, &filter).unwrap()).is_empty());
 }

@@ -252,7 +252,7 @@ pub fn parse_nodes(source: &Arc<Source>) -> Result<Vec<Node>, Diagnostic> {
     let mut aliases = serde_saphyr::options::AliasLimits::default();
     aliases.max_total_replayed_events = 100_000;
     let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! { max_nodes: 4_000_000, max_events: 12_000_000, max_total_scalar_bytes: 256 << 20 },
+        budget: serde_saphyr::budget! { max_documents: 200_000, max_nodes: 4_000_000, max_events: 12_000_000, max_total_scalar_bytes: 256 << 20 },
         alias_limits: aliases,
         emit_comments: false,
         strict_booleans: true,

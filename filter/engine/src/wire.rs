@@ -1,7 +1,8 @@
 //! The bytes of a [`PluginConfig`]: postcard for what is there once, and one run of numbers for the policies.
 //!
-//! Ten thousand policies must fit a ConfigMap, so texts are sorted and share their prefixes, and a text, match or clause
-//! that repeats is a number. Policies are read without serde, whose code for many small types is larger than all
+//! Ten thousand policies must fit a ConfigMap, so texts are sorted and share their prefixes, a text, match or clause that
+//! repeats is a number, and all of it is an LZ4 block, which a third of the size is left of and whose reader is small: what
+//! deflate would save beyond it costs more in the module. Policies are read without serde, whose code for many small types is larger than all
 //! else here. Deliberately absent: compatibility between versions; builder and filter are of one release.
 
 use alloc::vec::Vec;
@@ -9,6 +10,7 @@ use alloc::vec::Vec;
 mod read;
 mod write;
 
+use lz4_flex::block;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{
@@ -20,11 +22,15 @@ use crate::pattern::Text;
 /// In front of every configuration.
 const MAGIC: &[u8] = b"meshward";
 /// Of the format behind the magic. Raise it with every change of a wire type.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 /// A text longer than this is damage: the longest is a SPIFFE ID (2048) or a path.
 const MAX_TEXT: usize = 16 * 1024;
 /// All texts together; beyond it the bytes were made to exhaust memory.
 const MAX_TEXTS: usize = 32 * 1024 * 1024;
+/// All that the block stands for; beyond it likewise.
+const MAX_LENGTH: usize = 64 * 1024 * 1024;
+/// Of the length of what the block stands for, in front of it: 32 bits, least significant byte first.
+const LENGTH_BYTES: usize = 4;
 
 #[derive(Serialize, Deserialize)]
 struct Wire<'a> {
@@ -85,8 +91,11 @@ pub fn encode(config: &PluginConfig) -> Result<Vec<u8>, ConfigError> {
         texts: &texts,
         body: &body,
     };
-    let head = [MAGIC, &[VERSION]].concat();
-    postcard::to_extend(&wire, head).map_err(|_| ConfigError::Other("it is too large to be written"))
+    let too_large = ConfigError::Other("it is too large to be written");
+    let plain = postcard::to_allocvec(&wire).map_err(|_| too_large.clone())?;
+    let length = u32::try_from(plain.len()).ok().filter(|length| *length as usize <= MAX_LENGTH);
+    let length = length.ok_or(too_large)?.to_le_bytes();
+    Ok([MAGIC, &[VERSION], &length, &block::compress(&plain)].concat())
 }
 
 /// See [`PluginConfig::decode`].
@@ -96,8 +105,17 @@ pub fn decode(bytes: &[u8]) -> Result<PluginConfig, ConfigError> {
     if *version != VERSION {
         return Err(ConfigError::Version { found: *version, expected: VERSION });
     }
-    let (wire, rest) = postcard::take_from_bytes::<Wire>(body)
-        .map_err(|_| ConfigError::Damaged("it ends early or is garbled"))?;
+    let damaged = || ConfigError::Damaged("it ends early or is garbled");
+    let (length, block) = body.split_first_chunk::<LENGTH_BYTES>().ok_or_else(damaged)?;
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > MAX_LENGTH {
+        return Err(damaged());
+    }
+    let body = block::decompress(block, length).map_err(|_| damaged())?;
+    if body.len() != length {
+        return Err(damaged());
+    }
+    let (wire, rest) = postcard::take_from_bytes::<Wire>(&body).map_err(|_| damaged())?;
     if !rest.is_empty() {
         return Err(ConfigError::Damaged("something follows its end"));
     }

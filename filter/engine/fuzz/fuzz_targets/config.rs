@@ -8,7 +8,14 @@ use meshward_engine::policy::Policy;
 use meshward_engine::request::{Peer, Request};
 use meshward_engine::spiffe::SpiffeIdRef;
 
+/// Any bytes, and any bytes behind a whole head: a fuzzer does not find LZ4 by itself.
 fuzz_target!(|bytes: &[u8]| {
+    check(bytes);
+    let length = (bytes.len() as u32).to_le_bytes();
+    check(&[b"meshward\x04", &length[..], &lz4_flex::block::compress(bytes)].concat());
+});
+
+fn check(bytes: &[u8]) {
     let Ok(config) = PluginConfig::decode(bytes) else { return };
     // Bytes may say one thing in several ways; what we write is one of them.
     let written = config.encode().expect("what was read can be written");
@@ -28,4 +35,4 @@ fuzz_target!(|bytes: &[u8]| {
     for request in &requests {
         assert_eq!(policy.decide(request), oracle::decide(&config, request));
     }
-});
+}
