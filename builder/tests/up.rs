@@ -261,11 +261,23 @@ fn certificates_that_will_not_do_are_replaced_and_a_ca_that_will_not_do_is_refus
     let certificate = world.path(".meshward/certs/callee-mtls-cert/tls.crt");
     let before = fs::read(&certificate).unwrap();
     fs::write(&certificate, "garbage").unwrap();
+    // And a list where mesh.yaml asks for one, or the sidecars would take nobody's certificate.
+    let with = |spec: &str| {
+        MESH.replace("trustDomain: test.example\n", &format!("trustDomain: test.example\n  {spec}\n"))
+    };
+    fs::write(world.path("mesh.yaml"), with("revocation: {crl: true}")).unwrap();
     drop(world.started());
+    assert!(world.path(".meshward/certs/callee-mtls-cert/ca.crl").exists());
     let said = fs::read_to_string(world.path("err")).unwrap();
     assert!(said.contains("making a new certificate for callee"), "{said}");
     assert_ne!(fs::read(&certificate).unwrap(), before);
 
+    fs::write(world.path("mesh.yaml"), with("federatesWith: [partner.example]")).unwrap();
+    let said = world.refused(&[]);
+    assert!(
+        said.contains("error[federation]") && said.contains("certs federate partner.example=FILE"),
+        "{said}"
+    );
     fs::write(world.path("mesh.yaml"), MESH.replace("test.example", "other.example")).unwrap();
     let said = world.refused(&[]);
     assert!(said.contains("error[ca-unusable]") && said.contains("trust domain `test.example`"), "{said}");
