@@ -1,8 +1,16 @@
 //! What the sidecars read when others than `meshward certs` issue, asked of a real Envoy and of kustomize.
-#![allow(clippy::unwrap_used, clippy::unreachable, reason = "helpers of tests: a failure is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::unreachable,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: a failure is a failed test"
+)]
 
 use std::path::Path;
 
+use clap::Parser as _;
+use meshward_builder::Cli;
+use meshward_builder::console::Console;
 use meshward_builder::diagnostic::Source;
 use meshward_builder::kube::Filter;
 use meshward_builder::mesh;
@@ -80,4 +88,26 @@ fn a_mesh_with_federation_has_the_overlays_of_those_who_can_federate() {
         assert!(good.iter().any(|check| check == "kustomize overlays/prod"), "{good:?}");
         assert!(!good.iter().any(|check| check.contains("cert-manager")), "{good:?}");
     }
+}
+
+#[test]
+fn inject_says_that_its_sidecars_need_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, workload) = (folder.path().join("mesh.yaml"), folder.path().join("callee.yaml"));
+    let text = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: callee}, \
+                spec: {template: {spec: {containers: [{name: a, image: b}]}}}}";
+    std::fs::write(&workload, text).unwrap();
+    let inject = |provider: &str| {
+        std::fs::write(&file, mesh(&format!("  certificates: {{provider: {provider}}}"))).unwrap();
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let line = ["meshward", "inject", workload.to_str().unwrap(), "--filter-sha256", "0123456789ab"];
+        let line = [&line[..], &["--mesh", file.to_str().unwrap()]].concat();
+        let command = Cli::try_parse_from(line).unwrap().command;
+        command
+            .run(&mut Console::new(&mut out, &mut err, false))
+            .map_err(|failure| failure.diagnostics[0].code)
+    };
+    assert_eq!(inject("spire").unwrap_err(), "certificates");
+    assert_eq!(inject("csi-driver-spiffe").unwrap_err(), "certificates");
+    inject("cert-manager").unwrap();
 }

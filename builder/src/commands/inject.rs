@@ -99,6 +99,17 @@ fn options(args: &Args) -> Result<Options, Failure> {
     let (mut image, mut services) = (ENVOY_IMAGE.to_owned(), None);
     if !args.mesh.is_empty() {
         let mesh = mesh::load(&args.mesh)?;
+        if let Some(provider) = mesh.certificates.provider
+            && !provider.fills_secrets()
+        {
+            let message = format!(
+                "an injected sidecar reads the Secret `<service>-mtls-cert`, and `{}`, which mesh.yaml names, fills none",
+                provider.name()
+            );
+            return Err(Diagnostic::error("certificates", message)
+                .help("give these workloads a `container` in mesh.yaml, so that `render` writes them, or use `embedded` or `cert-manager`")
+                .into());
+        }
         let placement = Placement::Kubernetes { filter_sha12: filter_sha12.clone() };
         let mut hashes = BTreeMap::new();
         for service in &mesh.services {

@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::types::{
     ConfigMapGenerator, DisruptionBudgetSpec, GeneratorOptions, IngressRule, Kustomization, LabelSelector,
-    Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Patch, PatchTarget, Spec,
+    Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Operation, Patch, PatchTarget,
+    Spec,
 };
 use super::{Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector};
 use crate::diagnostic::{Diagnostic, Failure};
@@ -65,33 +66,26 @@ fn base(mesh: &Resolved, filter: &Filter) -> Kustomization {
 
 /// One pod of each, certificates from `meshward certs` when mesh.yaml names nobody else, and what the filter says at level debug.
 fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
-    /// RFC 6902
-    #[derive(Serialize)]
-    struct Operation {
-        op: &'static str,
-        path: String,
-        value: serde_json::Value,
-    }
     let mut dev = kustomization(&[&providers::overlay(providers::of_development(mesh))]);
-    let one = Operation { op: "replace", path: "/spec/replicas".to_owned(), value: 1.into() };
+    let one = Operation::new("replace", "/spec/replicas".to_owned(), 1);
     dev.patches.push(Patch::inline(PatchTarget::of_mesh(mesh, ""), yaml(&[one])?));
-    let mut verbose = |target: PatchTarget, sidecar: usize| -> Result<(), Failure> {
-        let append = |value: &str| {
-            let path = format!("/spec/template/spec/containers/{sidecar}/args/-");
-            Operation { op: "add", path, value: value.into() }
-        };
+    for (target, sidecar) in sidecars(mesh) {
+        let path = format!("/spec/template/spec/containers/{sidecar}/args/-");
+        let append = |value| Operation::new("add", path.clone(), value);
         let patch = yaml(&[append("--component-log-level"), append("wasm:debug")])?;
         dev.patches.push(Patch::inline(target, patch));
-        Ok(())
-    };
+    }
+    Ok(dev)
+}
+
+/// All Deployments of the mesh in as few targets as there are places for the sidecar among the containers, and that place.
+pub(super) fn sidecars(mesh: &Resolved) -> Vec<(PatchTarget, usize)> {
     // An edge's pod has the sidecar alone.
     let edge = deployed(mesh).find(|service| service.container.is_none());
     let others = edge.map(|edge| format!(",app!={}", edge.name)).unwrap_or_default();
-    verbose(PatchTarget::of_mesh(mesh, &others), 1)?;
-    if let Some(edge) = edge {
-        verbose(PatchTarget::named("Deployment", &edge.name), 0)?;
-    }
-    Ok(dev)
+    let mut targets = vec![(PatchTarget::of_mesh(mesh, &others), 1)];
+    targets.extend(edge.map(|edge| (PatchTarget::named("Deployment", &edge.name), 0)));
+    targets
 }
 
 /// cert-manager's certificates when mesh.yaml names nobody else, pods spread over nodes, budgets for disruption, a way in from outside the cluster, and

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::kustomize::{deployed, kustomization, yaml};
-use super::types::{Kustomization, Patch, PatchTarget};
+use super::kustomize::{deployed, kustomization, sidecars, yaml};
+use super::types::{Kustomization, Operation, Patch, PatchTarget};
 use super::{Documents, Filter, certificates, header, labels_of_mesh, workload};
 use crate::diagnostic::Failure;
 use crate::envoy::{self, CERTIFICATE_FILE, Placement, TRUST_FILE};
@@ -81,7 +81,7 @@ fn csi_driver_spiffe(mesh: &Resolved) -> Result<Files, Failure> {
         // The files belong to this group, or the sidecar could not read its key.
         "volumeAttributes": { "spiffe.csi.cert-manager.io/fs-group": group },
     });
-    overlay.patches.push(pods_patch(mesh, &source, None)?);
+    overlay.patches.push(volume_patch(mesh, &source)?);
     let mut rbac = Documents::new(mesh);
     for object in certificate_requests(mesh) {
         rbac.push(&object)?;
@@ -135,7 +135,8 @@ fn spire(mesh: &Resolved, filter: &Filter) -> Result<Files, Failure> {
         files.push((name, sidecar.text));
         identities.push(&cluster_id(mesh, service))?;
     }
-    overlay.patches.push(pods_patch(mesh, &source, Some(folder))?);
+    overlay.patches.push(volume_patch(mesh, &source)?);
+    overlay.patches.extend(mount_patches(mesh, folder)?);
     files.push(("identities.yaml".to_owned(), identities.text));
     with_kustomization(mesh, &overlay, files)
 }
@@ -179,24 +180,32 @@ fn cluster_id(mesh: &Resolved, service: &Service) -> Value {
     })
 }
 
-/// Another volume in the place of the Secret, in every pod of the mesh; and another mount, when its content is for another
-/// path. A strategic merge: what it is for is named, not counted.
-fn pods_patch(mesh: &Resolved, source: &Value, mounted_at: Option<&str>) -> Result<Patch, Failure> {
-    let name = workload::CERTIFICATES_VOLUME;
-    let mut pod = json!({ "volumes": [{ "name": name, "secret": null, "csi": source }] });
-    if let (Some(folder), Some(pod)) = (mounted_at, pod.as_object_mut()) {
-        let mounts = json!([
-            { "mountPath": envoy::pod::CERTIFICATES, "$patch": "delete" },
-            { "mountPath": folder, "name": name, "readOnly": true },
-        ]);
-        pod.insert("containers".to_owned(), json!([{ "name": workload::SIDECAR, "volumeMounts": mounts }]));
-    }
+/// Another volume in the place of the Secret, in every pod of the mesh. A strategic merge: it is named, not counted.
+fn volume_patch(mesh: &Resolved, source: &Value) -> Result<Patch, Failure> {
+    let volume = json!({ "name": workload::CERTIFICATES_VOLUME, "secret": null, "csi": source });
     let patch = json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        // The target below says which; kustomize wants a name all the same.
+        // The target says which; kustomize wants a name all the same.
         "metadata": { "name": "any" },
-        "spec": { "template": { "spec": pod } },
+        "spec": { "template": { "spec": { "volumes": [volume] } } },
     });
     Ok(Patch::inline(PatchTarget::of_mesh(mesh, ""), yaml(&patch)?))
+}
+
+/// The volume of certificates mounted elsewhere. A strategic merge would change the order of the containers, by which
+/// other patches find them.
+fn mount_patches(mesh: &Resolved, folder: &str) -> Result<Vec<Patch>, Failure> {
+    let mut patches = Vec::new();
+    for (target, sidecar) in sidecars(mesh) {
+        let mount =
+            format!("/spec/template/spec/containers/{sidecar}/volumeMounts/{}", workload::CERTIFICATES_MOUNT);
+        // Should it ever stand elsewhere, kustomize says so.
+        let operations = [
+            Operation::new("test", format!("{mount}/name"), workload::CERTIFICATES_VOLUME),
+            Operation::new("replace", format!("{mount}/mountPath"), folder),
+        ];
+        patches.push(Patch::inline(target, yaml(&operations)?));
+    }
+    Ok(patches)
 }

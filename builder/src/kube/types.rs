@@ -403,6 +403,20 @@ impl Patch {
     }
 }
 
+/// An operation of a patch, RFC 6902.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Operation {
+    op: &'static str,
+    path: String,
+    value: serde_json::Value,
+}
+
+impl Operation {
+    pub fn new(op: &'static str, path: String, value: impl Into<serde_json::Value>) -> Self {
+        Self { op, path, value: value.into() }
+    }
+}
+
 /// One object by its name, or all of a kind with certain labels.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -19,9 +19,9 @@ use crate::mesh::{Resolved, Service, ports};
 
 /// The user `envoy` of the image. Also the pod's `fsGroup`, by which it may read the key (mode 0440).
 pub const ENVOY_USER: u32 = 101;
-/// The sidecar's container and the volume of its certificates.
-pub const SIDECAR: &str = "envoy";
+/// The volume of certificates, and where it stands among the sidecar's mounts, for patches.
 pub const CERTIFICATES_VOLUME: &str = "mtls-cert";
+pub const CERTIFICATES_MOUNT: usize = 1;
 /// 0440
 const KEY_MODE: u32 = 288;
 /// The sidecar outlives the pod's removal from DNS by this, so that nobody calls one that is gone.
@@ -155,7 +155,7 @@ fn sidecar(mesh: &Resolved, service: &Service) -> Container {
         of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     };
     Container {
-        name: SIDECAR.to_owned(),
+        name: "envoy".to_owned(),
         image: mesh.envoy_image.clone(),
         // The image's own entry point would want to change users; hot restart would want shared memory.
         command: vec!["envoy".to_owned()],

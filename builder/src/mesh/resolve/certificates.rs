@@ -16,6 +16,11 @@ impl CertificateProvider {
         }
     }
 
+    /// Whether certificates are in Secrets that pods mount.
+    pub fn fills_secrets(self) -> bool {
+        matches!(self, Self::Embedded | Self::CertManager)
+    }
+
     /// Whether sidecars get a revocation list from it.
     pub fn has_lists(self) -> bool {
         self == Self::Embedded
