@@ -177,6 +177,11 @@ fn outbound(mesh: &Resolved, service: &Service) -> Result<PluginConfig, Failure>
     config.accepted_peers = AcceptedPeers::AnyTrustDomain;
     config.default_action = DefaultAction::Allow;
     config.path_guard = PathGuard { mode: GuardMode::Never, path_params: PathParams::Keep };
+    let callees = limits::circuit_breaker::http_callees(mesh, service);
+    let names = policy::Names { port: None, ..names(mesh, service) };
+    let limits = limits::outbound(&mesh.limits, &mesh.workload(service), &names, &callees);
+    config.selectors = limits.selectors;
+    config.limits = limits.limits;
     Ok(config)
 }
 

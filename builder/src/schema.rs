@@ -22,6 +22,7 @@ const KINDS: &[Kind] = &[
     ("AuthorizationPolicy", &policy::API_VERSIONS, of::<policy::model::AuthorizationPolicy>),
     ("PeerAuthentication", &policy::API_VERSIONS, of::<policy::model::PeerAuthentication>),
     ("RateLimitPolicy", &[API_VERSION], of::<limits::rate_limit::model::RateLimitPolicy>),
+    ("CircuitBreakerPolicy", &[API_VERSION], of::<limits::circuit_breaker::model::CircuitBreakerPolicy>),
     ("DestinationRule", &native::model::API_VERSIONS, of::<native::model::DestinationRule>),
 ];
 

@@ -8,6 +8,7 @@
 //! | [`key`] | what makes a bucket, a counter or a breaker of its own |
 //! | [`selectors`] | rules → the engine's selectors, for one workload |
 //! | [`rate_limit`] | the kind RateLimitPolicy |
+//! | [`circuit_breaker`] | the kind CircuitBreakerPolicy |
 //!
 //! Deliberately absent: deciding. That is the engine's, the same code as in the filter.
 
@@ -18,6 +19,7 @@ use crate::mesh::Resolved;
 use crate::mesh::document::Document;
 use crate::policy::{Names, Workload};
 
+pub mod circuit_breaker;
 pub mod key;
 pub mod rate_limit;
 pub mod rules;
@@ -27,6 +29,7 @@ pub mod target;
 #[cfg(test)]
 mod tests;
 
+pub use circuit_breaker::{CircuitBreakerPolicy, Side};
 pub use key::Key;
 pub use rate_limit::RateLimitPolicy;
 pub use selectors::Selectors;
@@ -37,6 +40,7 @@ pub use target::Head;
 pub struct Limits {
     /// In the order of the files.
     pub rates: Vec<RateLimitPolicy>,
+    pub breakers: Vec<CircuitBreakerPolicy>,
 }
 
 /// What a workload's filter and listener need.
@@ -59,8 +63,12 @@ pub fn load(documents: &[Document], namespace: &str, mistakes: &mut Vec<Diagnost
         if document.kind.value == rate_limit::KIND {
             limits.rates.extend(rate_limit::load(document, namespace, mistakes));
         }
+        if document.kind.value == circuit_breaker::KIND {
+            limits.breakers.extend(circuit_breaker::load(document, namespace, mistakes));
+        }
     }
     target::unique("a RateLimitPolicy", limits.rates.iter().map(|policy| &policy.head), mistakes);
+    target::unique("a CircuitBreakerPolicy", limits.breakers.iter().map(|policy| &policy.head), mistakes);
     limits
 }
 
@@ -72,6 +80,19 @@ pub fn inbound(limits: &Limits, workload: &Workload<'_>, names: &Names<'_>, repl
     for policy in chosen {
         rate_limit::compile(policy, &mut selectors, &mut config);
     }
+    for policy in limits.breakers.iter().filter(|one| one.head.is_for(workload, names.root_namespace)) {
+        circuit_breaker::compile(policy, Side::Inbound, &[], &mut selectors, &mut config);
+    }
+    finish(selectors, config)
+}
+
+/// The limits of what a workload sends. `callees`: the HTTP services that it calls.
+pub fn outbound(limits: &Limits, workload: &Workload<'_>, names: &Names<'_>, callees: &[String]) -> Compiled {
+    let mut selectors = Selectors::new(names);
+    let mut config = LimitsConfig::NONE;
+    for policy in limits.breakers.iter().filter(|one| one.head.is_for(workload, names.root_namespace)) {
+        circuit_breaker::compile(policy, Side::Outbound, callees, &mut selectors, &mut config);
+    }
     finish(selectors, config)
 }
 
@@ -79,6 +100,9 @@ pub fn inbound(limits: &Limits, workload: &Workload<'_>, names: &Names<'_>, repl
 pub fn check_against(limits: &Limits, mesh: &Resolved, mistakes: &mut Vec<Diagnostic>) {
     for policy in &limits.rates {
         rate_limit::check_against(policy, mesh, mistakes);
+    }
+    for policy in &limits.breakers {
+        circuit_breaker::check_against(policy, mesh, mistakes);
     }
 }
 

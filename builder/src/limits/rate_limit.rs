@@ -73,6 +73,7 @@ pub fn compile(policy: &RateLimitPolicy, selectors: &mut Selectors<'_>, config: 
             config.concurrency.push(ConcurrencyLimit {
                 name: name.clone(),
                 selector,
+                destinations: Vec::new(),
                 key: key.clone(),
                 limit: most,
                 shadow: limit.shadow,

@@ -44,6 +44,11 @@ impl Head {
         }
     }
 
+    /// A mistake at a place in this policy.
+    pub fn error(&self, code: &'static str, message: String, span: &Range<usize>) -> Diagnostic {
+        Diagnostic::error(code, message).at(&self.source, span.clone())
+    }
+
     /// It is for nobody, which is a surprise; or for the edge alone, where nothing would ask it.
     pub fn check_against(&self, mesh: &Resolved, mistakes: &mut Vec<Diagnostic>) {
         let is_for = |service: &Service| self.is_for(&mesh.workload(service), &mesh.root_namespace);

@@ -76,7 +76,7 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
     if let Some(mesh) = &mut resolved {
         policies_of_the_edge(mesh, &checked, &mut mistakes);
         limits::check_against(&checked_limits, mesh, &mut mistakes);
-        mesh.native = native::load(&limit_documents, mesh, &mut mistakes);
+        mesh.native = native::load(&limit_documents, &checked_limits.breakers, mesh, &mut mistakes);
         native::settings::conflicts(mesh, &mut mistakes);
     }
     mistakes.sort_by_key(|mistake| {

@@ -19,14 +19,24 @@ pub mod settings;
 pub use settings::{ForCall, Settings, for_call};
 
 use crate::diagnostic::Diagnostic;
+use crate::limits::{CircuitBreakerPolicy, circuit_breaker};
 use crate::mesh::Resolved;
 use crate::mesh::document::Document;
 
 #[cfg(test)]
 mod tests;
 
-/// Reads the DestinationRules among the documents. Mistakes are appended.
-pub fn load(documents: &[Document], mesh: &Resolved, mistakes: &mut Vec<Diagnostic>) -> Vec<Settings> {
+/// Reads the DestinationRules among the documents, and what CircuitBreakerPolicies ask of Envoy. Mistakes are appended.
+pub fn load(
+    documents: &[Document],
+    breakers: &[CircuitBreakerPolicy],
+    mesh: &Resolved,
+    mistakes: &mut Vec<Diagnostic>,
+) -> Vec<Settings> {
     let rules = documents.iter().filter(|document| document.kind.value == "DestinationRule");
-    rules.filter_map(|document| check::destination_rule(document, mesh, mistakes)).collect()
+    let mut settings: Vec<Settings> =
+        rules.filter_map(|document| check::destination_rule(document, mesh, mistakes)).collect();
+    let of_policy = |policy| circuit_breaker::native(policy, mesh, documents, mistakes);
+    settings.extend(breakers.iter().filter_map(of_policy));
+    settings
 }

@@ -200,9 +200,10 @@ pub fn report(
     report: Report,
 ) -> Result<Option<Transition>, Unavailable> {
     update(words, key.slot, |word| {
-        let Some((index, mut entry)) =
-            word::find(word, key.print).or_else(|| word::place(word, key.print, now))
-        else {
+        let Some((index, mut entry)) = word::find(word, key.print).or_else(|| {
+            let failing = report.outcome != Outcome::Success || report.slow;
+            word::place(word, key.print, now, failing)
+        }) else {
             // All places of the slot are taken by breakers that have something to remember: this one is not kept.
             // It must not share theirs, or one caller's failures would be another's.
             return (None, Write::Keep);

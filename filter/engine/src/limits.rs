@@ -9,6 +9,7 @@ use core::hash::Hasher;
 use crate::circuit_breaker;
 use crate::concurrency;
 use crate::config::ConfigError;
+use crate::pattern::Text;
 use crate::policy::Attributes;
 use crate::rate_limit::{Nanoseconds, Rate, Wait};
 use crate::rate_limit_table::{self, Bucket, Level};
@@ -147,9 +148,10 @@ impl Limits {
     pub fn needs_destination(&self) -> bool {
         let keys = self.config.rates.iter().map(|limit| &limit.key);
         let keys = keys.chain(self.config.concurrency.iter().map(|limit| &limit.key));
-        keys.chain(self.config.breakers.iter().map(|one| &one.key))
-            .flatten()
-            .any(|part| *part == KeyPart::Destination)
+        let mut parts = keys.chain(self.config.breakers.iter().map(|one| &one.key)).flatten();
+        parts.any(|part| *part == KeyPart::Destination)
+            || self.config.concurrency.iter().any(|limit| !limit.destinations.is_empty())
+            || self.config.breakers.iter().any(|one| !one.destinations.is_empty())
     }
 
     /// Whether a limit is said for the service, so that the number of its sidecars matters.
@@ -226,7 +228,7 @@ impl Limits {
             .concurrency
             .iter()
             .enumerate()
-            .filter(|(_, limit)| subject.is_selected(limit.selector))
+            .filter(|(_, limit)| subject.is_selected(limit.selector) && subject.goes_to(&limit.destinations))
             .map(move |(number, limit)| {
                 let hash = subject.hash(seed, &limit.name, b'c', 0, limit.key.iter());
                 (number, limit, concurrency::Key::new(hash))
@@ -241,7 +243,8 @@ impl Limits {
         subject: &Subject<'_>,
     ) -> Option<(usize, &Breaker, circuit_breaker::Key)> {
         let mut breakers = self.config.breakers.iter().enumerate();
-        let (number, breaker) = breakers.find(|(_, one)| subject.is_selected(one.selector))?;
+        let (number, breaker) = breakers
+            .find(|(_, one)| subject.is_selected(one.selector) && subject.goes_to(&one.destinations))?;
         let hash = subject.hash(seed, &breaker.name, b'b', 0, breaker.key.iter());
         Some((number, breaker, circuit_breaker::Key::new(hash)))
     }
@@ -261,6 +264,10 @@ impl Limits {
 impl Subject<'_> {
     fn is_selected(&self, selector: Option<u32>) -> bool {
         selector.is_none_or(|number| self.selected.binary_search(&number).is_ok())
+    }
+
+    fn goes_to(&self, destinations: &[Text]) -> bool {
+        destinations.is_empty() || destinations.iter().any(|one| Some(one.as_bytes()) == self.destination)
     }
 
     /// A hash of a limit's name and the values of some key parts.

@@ -213,6 +213,30 @@ fn callers_that_come_and_go_take_no_place_from_an_open_breaker() {
     assert_eq!(trial.state(), State::Open, "the others were forgotten");
 }
 
+/// With ten thousand callers there are not places for all; those that fail come first, and take none from each other.
+#[test]
+fn who_fails_has_a_place_before_who_does_not() {
+    let mut trial = Trial::new(Settings { consecutive_failures: 2, ..settings() });
+    for caller in 1..=4 {
+        trial.key = Key::new(caller);
+        trial.request(Outcome::Success);
+    }
+    trial.key = Key::new(5);
+    trial.request(Outcome::Success);
+    trial.request(Outcome::Failure);
+    assert_eq!(trial.request(Outcome::Failure).map(|t| t.to), Some(State::Open), "it has found a place");
+    for caller in 6..=8 {
+        trial.key = Key::new(caller);
+        trial.request(Outcome::Failure);
+    }
+    trial.key = Key::new(9);
+    trial.request(Outcome::Failure);
+    trial.request(Outcome::Failure);
+    assert_eq!(trial.state(), State::Closed, "all places are taken by those that failed");
+    trial.key = Key::new(5);
+    assert_eq!(trial.state(), State::Open);
+}
+
 #[derive(Clone, Debug)]
 enum Event {
     Ask,

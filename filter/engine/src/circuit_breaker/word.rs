@@ -60,6 +60,15 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Closed, and nothing but fast successes in sight.
+    fn is_content(&self) -> bool {
+        self.kind == Kind::Closed
+            && self.consecutive == 0
+            && self.window.counts.iter().all(|[_, failed, slow]| *failed == 0 && *slow == 0)
+    }
+}
+
 /// Outcomes by tenths of the window's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -110,13 +119,16 @@ pub fn find(word: &[u8], print: u64) -> Option<(usize, Entry)> {
     Some((index, read(word, index)))
 }
 
-/// A place for a new breaker: one that nobody has, or whose breaker has nothing to remember.
-pub fn place(word: &[u8], print: u64, now: Nanoseconds) -> Option<(usize, Entry)> {
+/// A place for a new breaker: one that nobody has, or whose breaker has nothing to remember. One with something bad to
+/// remember (`failing`) may also have the place of one that knows of nothing but successes.
+pub fn place(word: &[u8], print: u64, now: Nanoseconds, failing: bool) -> Option<(usize, Entry)> {
     let free = |index: &usize| {
         let at = index * ENTRY_BYTES;
         bytes::u64_at(word, at) == 0 || bytes::u64_at(word, at + 16) <= now
     };
-    Some(((0..PLACES).find(free)?, Entry::new(print)))
+    let content = |index: &usize| failing && read(word, *index).is_content();
+    let index = (0..PLACES).find(free).or_else(|| (0..PLACES).find(content))?;
+    Some((index, Entry::new(print)))
 }
 
 fn read(word: &[u8], index: usize) -> Entry {
@@ -180,7 +192,7 @@ mod tests {
         put(&mut word, 3, &entry);
         assert_eq!(find(&word, 7), Some((3, entry)));
         assert_eq!(find(&word, 8), None);
-        assert_eq!(place(&word, 9, 0), Some((0, Entry::new(9))));
+        assert_eq!(place(&word, 9, 0, false), Some((0, Entry::new(9))));
     }
 
     #[test]

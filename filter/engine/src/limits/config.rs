@@ -158,6 +158,8 @@ pub struct ConcurrencyLimit {
     pub name: Text,
     /// Which requests; `None`: all.
     pub selector: Option<u32>,
+    /// Only requests to these clusters; none named: to any.
+    pub destinations: Vec<Text>,
     /// What makes a counter of its own. Empty: one for all.
     pub key: Vec<KeyPart>,
     /// At least 1.
@@ -173,6 +175,8 @@ pub struct Breaker {
     pub name: Text,
     /// Which requests; `None`: all.
     pub selector: Option<u32>,
+    /// Only requests to these clusters; none named: to any.
+    pub destinations: Vec<Text>,
     /// What makes a breaker of its own. Empty: one for all.
     pub key: Vec<KeyPart>,
     /// When it opens, and for how long.

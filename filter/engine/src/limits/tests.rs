@@ -236,3 +236,56 @@ fn outcomes_of_answers() {
         assert_eq!(outcome(&failures, status, grpc), expected, "{status} {grpc:?}");
     }
 }
+
+#[test]
+fn breakers_and_bulkheads_are_for_the_destinations_that_they_name() {
+    let settings = BreakerSettings {
+        consecutive_failures: 1,
+        failure_permille: 0,
+        slow_permille: 0,
+        window: 10,
+        min_requests: 1,
+        backoff: 1,
+        max_backoff: 1,
+        jitter_permille: 0,
+        probes: 1,
+        probe_timeout: 1,
+    };
+    let breaker = |name: &str, destinations: Vec<Text>| Breaker {
+        name: name.into(),
+        selector: None,
+        destinations,
+        key: vec![KeyPart::Destination],
+        settings: settings.clone(),
+        failures: Failures { statuses: vec![], grpc: 0 },
+        slow_call: 0,
+        honour_retry_after: false,
+        fallback: None,
+        shadow: false,
+    };
+    let bulkhead = ConcurrencyLimit {
+        name: "c".into(),
+        selector: None,
+        destinations: vec!["books".into()],
+        key: vec![],
+        limit: 1,
+        shadow: false,
+    };
+    let config = LimitsConfig {
+        breakers: vec![breaker("named", vec!["books".into(), "shop".into()]), breaker("any", vec![])],
+        concurrency: vec![bulkhead],
+        ..LimitsConfig::NONE
+    };
+    let limits = Limits::compile(config, 0).unwrap();
+    assert!(limits.needs_destination());
+    let subject = |destination| Subject { request: &Request::EMPTY, destination, selected: &[], replicas: 1 };
+    let named = |destination: Option<&'static [u8]>| {
+        let subject = subject(destination);
+        let (number, _, key) = limits.breaker(SEED, &subject).unwrap();
+        (number, key, limits.concurrency(SEED, &subject).count())
+    };
+    let (books, shop) = (named(Some(b"books")), named(Some(b"shop")));
+    assert_eq!((books.0, books.2, shop.0, shop.2), (0, 1, 0, 0));
+    assert_ne!(books.1, shop.1, "one for each destination");
+    assert_eq!((named(Some(b"other")).0, named(None).0), (1, 1));
+}

@@ -45,12 +45,14 @@ pub fn write(config: &LimitsConfig) -> Written<'_> {
     out.list(&config.concurrency, |out, limit| {
         out.texts.push(&limit.name);
         out.selector(limit.selector);
+        out.names(&limit.destinations);
         out.key(&limit.key);
         out.numbers.extend([u64::from(limit.limit), limit.shadow.into()]);
     });
     out.list(&config.breakers, |out, breaker| {
         out.texts.push(&breaker.name);
         out.selector(breaker.selector);
+        out.names(&breaker.destinations);
         out.key(&breaker.key);
         let BreakerSettings {
             consecutive_failures,
@@ -99,6 +101,10 @@ impl<'a> Written<'a> {
 
     fn selector(&mut self, selector: Option<u32>) {
         self.numbers.push(selector.map_or(0, |number| u64::from(number) + 1));
+    }
+
+    fn names(&mut self, names: &'a [Text]) {
+        self.list(names, |out, name| out.texts.push(name));
     }
 
     fn window(&mut self, window: &'a Window) {
@@ -246,6 +252,7 @@ impl Reader<'_> {
         ConcurrencyLimit {
             name: self.text(),
             selector: self.selector(),
+            destinations: self.list(Self::text),
             key: self.key(),
             limit: self.u32(),
             shadow: self.flag(),
@@ -253,7 +260,8 @@ impl Reader<'_> {
     }
 
     fn breaker(&mut self) -> Breaker {
-        let (name, selector, key) = (self.text(), self.selector(), self.key());
+        let (name, selector) = (self.text(), self.selector());
+        let (destinations, key) = (self.list(Self::text), self.key());
         let settings = BreakerSettings {
             consecutive_failures: self.u32(),
             failure_permille: self.u16(),
@@ -274,7 +282,18 @@ impl Reader<'_> {
             status => Some(DenyResponse { status, content_type: self.text(), body: self.text() }),
         };
         let failures = Failures { statuses, grpc };
-        Breaker { name, selector, key, settings, failures, slow_call, honour_retry_after, fallback, shadow }
+        Breaker {
+            name,
+            selector,
+            destinations,
+            key,
+            settings,
+            failures,
+            slow_call,
+            honour_retry_after,
+            fallback,
+            shadow,
+        }
     }
 }
 
@@ -321,6 +340,7 @@ mod tests {
         let breaker = |fallback| Breaker {
             name: "shop/breaker/0".into(),
             selector: None,
+            destinations: vec!["c".into()],
             key: vec![],
             settings: settings.clone(),
             failures: Failures { statuses: vec![(500, 599), (408, 408)], grpc: u32::MAX },
@@ -339,6 +359,7 @@ mod tests {
             concurrency: vec![ConcurrencyLimit {
                 name: "shop/flight/0".into(),
                 selector: Some(u32::MAX - 1),
+                destinations: vec!["a".into(), "b".into()],
                 key,
                 limit: 4,
                 shadow: false,
