@@ -2,15 +2,18 @@
 //!
 //! An outcome is known at the response's headers when they say failure; else at the end of the stream, since an
 //! answer can still break off. A stream that ends without headers failed, unless the caller left before the callee had
-//! the time that the policy gives it. Answers that come from this filter are no outcomes: such a request has no call.
+//! the time that the policy gives it. What a filter or an Envoy of the mesh refuses is no outcome: a request that this
+//! filter answers has no call, and a 429 or 503 that says it is of Envoy's making is not counted.
 //! When the shared words cannot be had, requests pass: a breaker protects the callee's time, not its secrets.
 
 use alloc::borrow::ToOwned;
 use alloc::rc::Rc;
+use alloc::string::String;
 
 use meshward_engine::circuit_breaker::{
     self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
 };
+use meshward_engine::limits::config::{Breaker, KeyPart};
 use meshward_engine::limits::{Subject, outcome};
 use meshward_engine::rate_limit::Wait;
 use meshward_engine::stats;
@@ -43,7 +46,7 @@ impl Call {
             return Ok(None);
         };
         if let Some(transition) = transition {
-            announce(&breaker.name, transition);
+            announce(breaker, transition);
         }
         match permit {
             Permit::Pass(ticket) => {
@@ -85,8 +88,15 @@ impl Call {
         let grpc =
             if breaker.failures.grpc == 0 { None } else { number(host::response_header("grpc-status")) };
         let ends = outcome(&breaker.failures, self.status.unwrap_or(0), grpc);
-        if ends == Outcome::Success && !end_of_stream {
+        if ends == Outcome::Success && !end_of_stream && !(self.ticket.is_probe() && self.is_endless()) {
             return Some(self);
+        }
+        if matches!(self.status, Some(429 | 503)) && is_of_the_mesh() {
+            // Says nothing about the callee; but a probe that was refused has not succeeded.
+            if self.ticket.is_probe() {
+                self.report(active, Outcome::Throttled, None);
+            }
+            return None;
         }
         let retry_after = match ends {
             Outcome::Success => None,
@@ -95,6 +105,12 @@ impl Call {
         };
         self.report(active, ends, retry_after);
         None
+    }
+
+    /// Whether the answer may go on for as long as it likes, so that a probe had better be judged by its headers.
+    fn is_endless(&self) -> bool {
+        let kind = host::response_header("content-type").ok().flatten();
+        self.status == Some(101) || kind.is_some_and(|kind| kind.starts_with(b"text/event-stream"))
     }
 
     /// The stream has ended.
@@ -136,13 +152,14 @@ impl Call {
         if let Ok(Some(transition)) =
             circuit_breaker::report(&Host, now, self.key, &breaker.settings, self.ticket, report)
         {
-            announce(&breaker.name, transition);
+            announce(breaker, transition);
         }
     }
 }
 
 /// Counts and logs a change of state. Exactly one worker sees it.
-fn announce(name: &str, transition: Transition) {
+fn announce(breaker: &Breaker, transition: Transition) {
+    let name = &*breaker.name;
     let cause = match transition.cause {
         Cause::ConsecutiveFailures => "consecutive_failures",
         Cause::FailureRatio => "failure_ratio",
@@ -152,28 +169,59 @@ fn announce(name: &str, transition: Transition) {
         Cause::ProbesSucceeded => "probes_succeeded",
     };
     let state = state_name(transition.to);
-    let labels = [("result", state), ("reason", cause), ("policy", name)];
-    if let Ok(counter) = host::define_counter(&stats::name(stats::BREAKER_TRANSITIONS, &labels)) {
+    // A cluster's name is the configuration's; a caller is not for a label, which stays for ever, but for the log.
+    let destination = subject_of(breaker, &KeyPart::Destination, "xds\0cluster_name");
+    let caller = subject_of(breaker, &KeyPart::Identity, "connection\0uri_san_peer_certificate");
+    let count = |base, labels: &[(&str, &str)]| {
+        let mut labels = labels.to_vec();
+        labels.push(("policy", name));
+        labels.extend(destination.as_deref().map(|destination| ("destination", destination)));
+        stats::name(base, &labels)
+    };
+    let transitions = count(stats::BREAKER_TRANSITIONS, &[("result", state), ("reason", cause)]);
+    if let Ok(counter) = host::define_counter(&transitions) {
         host::increment(counter);
     }
-    // How many are not closed: up when one opens from Closed, down when one closes.
-    let step = match (transition.to, transition.cause) {
-        (State::Open, Cause::ProbeFailed) | (State::HalfOpen, _) => 0,
-        (State::Open, _) => 1,
-        (State::Closed, _) => -1,
+    let step = |state, step| {
+        if let Ok(gauge) = host::define_gauge(&count(stats::BREAKER_STATES, &[("result", state_name(state))]))
+        {
+            host::add(gauge, step);
+        }
     };
-    if step != 0
-        && let Ok(gauge) = host::define_gauge(&stats::name(stats::BREAKERS_OPEN, &[("policy", name)]))
-    {
-        host::add(gauge, step);
+    match (transition.to, transition.cause) {
+        (State::Open, Cause::ProbeFailed) | (State::Closed, _) => step(State::HalfOpen, -1),
+        (State::HalfOpen, _) => step(State::Open, -1),
+        (State::Open, _) => {}
     }
-    let line = if transition.to == State::Open {
+    if transition.to != State::Closed {
+        step(transition.to, 1);
+    }
+    let mut line = ["circuit breaker ", name].concat();
+    for (word, who) in [(" to ", &destination), (" of ", &caller)] {
+        if let Some(who) = who {
+            line.push_str(word);
+            line.push_str(who);
+        }
+    }
+    if transition.to == State::Open {
         let milliseconds = decimal(transition.open_for.nanoseconds() / 1_000_000);
-        ["circuit breaker ", name, ": open for ", &milliseconds, " ms, ", cause].concat()
+        line.push_str(&[": open for ", &milliseconds, " ms, ", cause].concat());
     } else {
-        ["circuit breaker ", name, ": ", state, ", ", cause].concat()
-    };
+        line.push_str(&[": ", state, ", ", cause].concat());
+    }
     host::log(Level::Info, &line);
+}
+
+/// What the request at hand has for a part of the breaker's key; `None` when its key has no such part.
+fn subject_of(breaker: &Breaker, part: &KeyPart, property: &str) -> Option<String> {
+    let value = breaker.key.contains(part).then(|| host::property(property).ok().flatten())??;
+    core::str::from_utf8(&value).ok().map(ToOwned::to_owned)
+}
+
+/// A refusal by Envoy (too many requests to the cluster) or by the callee's filter: both say so.
+fn is_of_the_mesh() -> bool {
+    let says = |name| host::response_header(name).is_ok_and(|value| value.is_some());
+    says("x-envoy-overloaded") || says("x-envoy-ratelimited")
 }
 
 /// A header that is a number.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::http2;
+use crate::{command, http2};
 
 /// A server on a thread; stops taking connections when dropped.
 pub struct Application {
@@ -17,7 +17,8 @@ pub struct Application {
 /// What it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Speaks {
-    /// HTTP/1: 200 with the request's head as the body. HTTP/2: what [`crate::http2::serve`] does.
+    /// HTTP/1: 200 with the request's head as the body, or what the path commands, see [`crate::command`]. HTTP/2: what
+    /// [`crate::http2::serve`] does.
     Http,
     /// The same bytes back.
     Tcp,
@@ -95,6 +96,13 @@ fn http(mut socket: TcpStream, seen: &Arc<AtomicUsize>) -> io::Result<()> {
         }
         seen.fetch_add(1, Ordering::SeqCst);
         let answer: Vec<u8> = bytes.drain(..head + body).take(head).collect();
+        let path = answer.split(|byte| *byte == b' ').nth(1).and_then(|path| std::str::from_utf8(path).ok());
+        if let Some(done) = path.and_then(|path| command::obey(path, &mut socket)) {
+            if done? {
+                continue;
+            }
+            return Ok(());
+        }
         // In one piece: the second of two would wait for the other side's delayed acknowledgement, 40 ms.
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
         socket.write_all(&[head.as_bytes(), &answer].concat())?;

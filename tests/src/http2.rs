@@ -21,7 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes in flight: a test whose other end is gone ends too.
 type Bytes = bytes::Bytes;
 
-/// Serves one connection: every stream gets a 200 at once, then its own data back until it ends.
+/// Serves one connection: every stream gets a 200 at once, then its own data back until it ends. `/do/trailers/14` ends in
+/// trailers with that `grpc-status`.
 ///
 /// # Errors
 /// No runtime, or the connection breaks.
@@ -36,6 +37,15 @@ pub fn serve(socket: TcpStream, seen: &Arc<AtomicUsize>) -> io::Result<()> {
             let seen = Arc::clone(seen);
             tokio::spawn(async move {
                 seen.fetch_add(1, Ordering::SeqCst);
+                let code = request.uri().path().strip_prefix("/do/trailers/");
+                if let Some(code) = code.and_then(|code| http::HeaderValue::from_str(code).ok()) {
+                    let Ok(mut back) = respond.send_response(Response::new(()), false) else { return };
+                    let _ = back.send_data(Bytes::from_static(b"so far"), false);
+                    let _ = back.send_trailers(
+                        [(http::HeaderName::from_static("grpc-status"), code)].into_iter().collect(),
+                    );
+                    return;
+                }
                 let mut body = request.into_body();
                 let ended = body.is_end_stream();
                 let Ok(mut back) = respond.send_response(Response::new(()), ended) else { return };

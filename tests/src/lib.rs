@@ -7,6 +7,7 @@
 pub mod api;
 pub mod application;
 pub mod broken;
+pub mod command;
 pub mod connection;
 pub mod hammer;
 pub mod http2;

@@ -27,6 +27,9 @@ use crate::policy::authorization::Rule;
 mod check;
 pub mod model;
 
+#[cfg(test)]
+mod tests;
+
 /// The kind's name.
 pub const KIND: &str = "CircuitBreakerPolicy";
 

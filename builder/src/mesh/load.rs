@@ -55,12 +55,6 @@ pub fn load_sources(sources: &[Arc<Source>]) -> Result<Resolved, Failure> {
             }
         }
     }
-    let unread = |document: &&Document| document.kind.value == "CircuitBreakerPolicy";
-    for document in limit_documents.iter().filter(unread) {
-        // Until `crate::limits` reads it, not to be taken for something that is in force.
-        let message = format!("`{}` is not enforced by this version", document.kind.value);
-        mistakes.push(document.error("not-enforced", message, &document.kind.span).help("take it out"));
-    }
     let mut resolved = the_mesh(&meshes, sources, &mut mistakes).and_then(|document| {
         let mesh: Mesh = read::document(document, &mut mistakes)?;
         Some(resolve::resolve(document, mesh, &mut mistakes))

@@ -29,10 +29,12 @@ pub const SATURATION: &str = "meshward_rate_limit_saturation";
 pub const CONCURRENCY: &str = "meshward_concurrency";
 /// Requests that an open breaker refused. Labels as of [`RATE_LIMITS`].
 pub const BREAKERS: &str = "meshward_breakers";
-/// Changes of a breaker's state. Labels: `result` (the new state), `reason`, `policy`.
+/// Changes of a breaker's state. Labels: `result` (the new state), `reason`, `policy`, and `destination` where there is a
+/// breaker for each.
 pub const BREAKER_TRANSITIONS: &str = "meshward_breaker_transitions";
-/// Gauge: breakers that are not closed. Label: `policy`.
-pub const BREAKERS_OPEN: &str = "meshward_breakers_open";
+/// Gauge: breakers in that state now; those that are in neither are closed. Labels: `result` (`open`, `half_open`),
+/// `policy`, `destination`.
+pub const BREAKER_STATES: &str = "meshward_breaker_states";
 
 /// One entry of `stats_config.stats_tags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +46,13 @@ pub struct Tag {
 }
 
 /// The labels of all names of this module.
-pub const TAGS: [Tag; 6] = [
+pub const TAGS: [Tag; 7] = [
     Tag { name: "verdict", regex: r"^wasmcustom\.meshward_.*?(\.verdict\.([^.]+))" },
     Tag { name: "reason", regex: r"^wasmcustom\.meshward_.*?(\.reason\.([^.]+))" },
     Tag { name: "policy", regex: r"^wasmcustom\.meshward_.*?(\.policy\.([^.]+))" },
     Tag { name: "rule", regex: r"^wasmcustom\.meshward_.*?(\.rule\.([^.]+))" },
     Tag { name: "error", regex: r"^wasmcustom\.meshward_.*?(\.error\.([^.]+))" },
+    Tag { name: "destination", regex: r"^wasmcustom\.meshward_.*?(\.destination\.([^.]+))" },
     Tag { name: "result", regex: r"^wasmcustom\.meshward_.*?(\.result\.([^.]+))" },
 ];
 
