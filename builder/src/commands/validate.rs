@@ -7,18 +7,24 @@ use crate::console::{Console, Exit};
 use crate::diagnostic::{Failure, Severity, Source};
 use crate::kube::Filter;
 use crate::mesh::{self, MeshFiles, discover};
+use crate::patch::files::{self, Input};
 use crate::policy::lint;
+use crate::validate::foreign::Around;
 use crate::validate::{self, Check, Outcome, Tools};
 use crate::wasm::{self, BuildOptions, Origin};
 use crate::{envoy_binary, validate::on_path};
 
-/// Checks the mesh with the policies' lint, a real Envoy, kustomize and the Kubernetes schemas. Nothing is written, nothing is contacted but
-/// for tools that are missing.
+/// Checks the mesh with the policies' lint, a real Envoy, kustomize and the Kubernetes schemas. Nothing is written, nothing is
+/// contacted but for tools that are missing.
+///
+/// `-f` also takes Envoy configurations that somebody else wrote, and ConfigMaps that hold them: each is asked of a real Envoy
+/// as it is and with its file-based dynamic parts put in their places, with throw-away certificates for those it names.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "What cannot be checked here is SKIPPED, with the reason; with --strict that fails, too.\n\n\
     Exit codes: 0 all good; 1 something is wrong, or could not be checked at all.\n\n\
     Examples:\n  meshward validate\n  meshward validate -f deploy/mesh.yaml --envoy /usr/local/bin/envoy -o json\n  \
+    meshward validate -f envoy.yaml -f k8s/ --root pod/\n  \
     meshward validate --strict --module .meshward/filter/meshward-0123456789ab.wasm"
 )]
 pub struct Args {
@@ -30,6 +36,9 @@ pub struct Args {
     /// The filter's module [default: built from the sources]
     #[arg(long, value_name = "FILE", env = "MESHWARD_MODULE")]
     module: Option<PathBuf>,
+    /// For foreign configurations: a folder that stands for `/` of the pod, where files are that they name
+    #[arg(long, value_name = "FOLDER")]
+    root: Option<PathBuf>,
     /// Fetch nothing: skip the Kubernetes schemas when they are not here
     #[arg(long)]
     offline: bool,
@@ -50,6 +59,15 @@ enum Format {
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let paths = args.files.paths()?;
     let sources = discover::sources(&paths)?;
+    if let Some(inputs) = foreign(&paths, &sources)? {
+        let envoy = envoy_binary::locate(args.envoy.as_deref(), console)?;
+        let around = Around { root: args.root.clone(), module: args.module.clone() };
+        let (checks, remarks) = validate::foreign::check(&inputs, &around, &envoy)?;
+        for remark in &remarks {
+            console.report(remark);
+        }
+        return Ok(conclude(args, &checks, console));
+    }
     let mesh = mesh::load_sources(&sources)?;
     for warning in &mesh.warnings {
         console.report(warning);
@@ -73,17 +91,44 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         Path::new(&built.path),
         &tools,
     )?);
+    Ok(conclude(args, &checks, console))
+}
+
+/// Shows the checks, and says how they end.
+fn conclude(args: &Args, checks: &[Check], console: &mut Console<'_>) -> Exit {
     match args.output {
         Format::Json => {
             let _ = writeln!(console.out(), "{:#}", serde_json::json!(checks));
         }
-        Format::Table => table(&checks, console),
+        Format::Table => table(checks, console),
     }
     let count = |wanted: fn(&Outcome) -> bool| checks.iter().filter(|check| wanted(&check.outcome)).count();
     let bad = count(|outcome| matches!(outcome, Outcome::Bad { .. }));
     let skipped = count(|outcome| matches!(outcome, Outcome::Skipped { .. }));
     console.note(&format!("{} checks: {bad} bad, {skipped} skipped", checks.len()));
-    Ok(if bad > 0 || (args.strict && skipped > 0) { Exit::Failure } else { Exit::Success })
+    if bad > 0 || (args.strict && skipped > 0) { Exit::Failure } else { Exit::Success }
+}
+
+/// The files as Envoy configurations, where they are that and no mesh.
+fn foreign(paths: &[PathBuf], sources: &[Arc<Source>]) -> Result<Option<Vec<Input>>, Failure> {
+    let is_mesh = |source: &Arc<Source>| {
+        source.text.lines().any(|line| line.trim_start().starts_with("apiVersion: meshward.dev/"))
+    };
+    if sources.iter().any(is_mesh) {
+        return Ok(None);
+    }
+    let inputs = if paths.iter().any(|path| path.is_dir()) {
+        files::read(paths)?
+    } else {
+        let input = |source: &Arc<Source>| Input {
+            source: Arc::clone(source),
+            path: Some(PathBuf::from(&source.name)).filter(|path| path.is_file()),
+            named: true,
+        };
+        sources.iter().map(input).collect()
+    };
+    let any = inputs.iter().any(|input| validate::foreign::is_foreign(&input.source.text));
+    Ok(any.then_some(inputs))
 }
 
 /// The policies' own lint. Errors are bad; the rest is said, and passes.

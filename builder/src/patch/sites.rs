@@ -188,6 +188,67 @@ fn holds(text: &str, wanted: &[String]) -> bool {
     all && wanted.next().is_none()
 }
 
+/// An Envoy configuration, or what else a key of a ConfigMap or Secret holds, with the way back to the file it is in.
+pub struct Text {
+    /// `ConfigMap c, envoy.yaml`; empty when it is the file itself.
+    pub name: String,
+    pub value: String,
+    whole: Range<usize>,
+    /// Begin of the value in its scalar, and the scalar with its positions. None: only where it is, as a whole.
+    within: Option<(usize, Decoded)>,
+    is_file: bool,
+}
+
+impl Text {
+    /// The file itself.
+    pub fn file(value: &str) -> Self {
+        Self {
+            name: String::new(),
+            value: value.to_owned(),
+            whole: 0..value.len(),
+            within: None,
+            is_file: true,
+        }
+    }
+
+    /// The key in its object: the last part of its name.
+    pub fn key(&self) -> &str {
+        self.name.rsplit(", ").next().unwrap_or_default()
+    }
+
+    /// A place of the text in the file.
+    pub fn outer(&self, span: Range<usize>) -> Range<usize> {
+        match &self.within {
+            Some((begin, decoded)) => decoded.outer(span.start + begin)..decoded.outer(span.end + begin),
+            None if self.is_file => span,
+            None => self.whole.clone(),
+        }
+    }
+}
+
+/// Everything that the ConfigMaps, Secrets and kustomizations of a stream hold, object by object.
+///
+/// # Errors
+/// When the text is neither YAML nor JSON.
+pub fn texts(text: &str) -> Result<Vec<Text>, SyntaxError> {
+    let tree = Tree::parse(text)?;
+    let holders = tree.documents().iter().flat_map(|root| holders(&tree, *root));
+    Ok(holders
+        .filter_map(|holder| {
+            let value = read(&tree, &holder)?;
+            let node = tree.node(tree.resolve(holder.value));
+            let within = match (&holder.encoding, &node.kind) {
+                (Encoding::Plain | Encoding::Literal, Kind::Scalar { value: whole, style }) => {
+                    let begin = whole.len() - value.len().min(whole.len());
+                    Decoded::new(text, &node.span, *style, whole).map(|decoded| (begin, decoded))
+                }
+                _ => None,
+            };
+            Some(Text { name: holder.name, value, whole: node.span.clone(), within, is_file: false })
+        })
+        .collect())
+}
+
 fn visit_holder(
     text: &str,
     tree: &Tree,

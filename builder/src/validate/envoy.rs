@@ -28,14 +28,14 @@ pub fn check(
 fn one(mesh: &Resolved, service: &Service, pods: &Pods, envoy: &Path) -> Result<Check, Failure> {
     let pod = pods.lay_out(mesh, service)?;
     let config = pod.root.join(crate::envoy::pod::CONFIG.trim_start_matches('/'));
-    let mut outcome = run(envoy, &config.join(BOOTSTRAP_FILE));
+    let mut outcome = run(envoy, &config.join(BOOTSTRAP_FILE), &[]);
     if outcome.is_ok()
         && let Some((_, bootstrap)) = pod.files.iter().find(|(name, _)| *name == BOOTSTRAP_FILE)
     {
         let path = pod.root.join("flattened.json");
         let flat = serde_json::to_vec(&flatten(bootstrap, &pod.files)).unwrap_or_default();
         std::fs::write(&path, flat).map_err(|error| unwritable(&path, &error))?;
-        outcome = run(envoy, &path);
+        outcome = run(envoy, &path, &[]);
     }
     // A mesh of a thousand services leaves no thousand pods behind while it is checked.
     let _ = std::fs::remove_dir_all(&pod.root);
@@ -47,7 +47,7 @@ fn one(mesh: &Resolved, service: &Service, pods: &Pods, envoy: &Path) -> Result<
 }
 
 /// What Envoy says against a configuration.
-fn run(envoy: &Path, config: &Path) -> Result<(), String> {
+pub(super) fn run(envoy: &Path, config: &Path, more: &[&str]) -> Result<(), String> {
     let output = Command::new(envoy)
         .args([
             "--mode",
@@ -60,11 +60,16 @@ fn run(envoy: &Path, config: &Path) -> Result<(), String> {
             "-c",
         ])
         .arg(config)
+        .args(more)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("it cannot be run: {error}"))?;
     if output.status.success() {
         return Ok(());
+    }
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&output.status) {
+        return Err(format!("it was ended by signal {signal}"));
     }
     let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
     if said.trim().is_empty() {

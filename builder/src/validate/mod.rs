@@ -6,6 +6,7 @@
 
 mod envoy;
 mod flatten;
+pub mod foreign;
 mod kubernetes;
 mod pod;
 
