@@ -16,6 +16,7 @@ pub mod limits;
 pub mod live;
 pub mod local;
 pub mod mesh;
+pub mod migrate;
 pub mod native;
 pub mod patch;
 pub mod pki;

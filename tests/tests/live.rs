@@ -53,6 +53,7 @@ fn everything(api: &dyn Api) {
         ("injected", injected_and_given_back),
         ("native", a_native_sidecar_comes_first),
         ("big", a_module_as_big_as_ours_fits),
+        ("migrated", migrated_and_given_back),
     ];
     for (namespace, scenario) in scenarios {
         let scene = Scene { api, namespace, folder: tempfile::tempdir().unwrap() };
@@ -92,6 +93,22 @@ impl Scene<'_> {
             line.extend(["--wasm", module.to_str().unwrap(), "--configuration", plugin.to_str().unwrap()]);
         }
         line.extend(args);
+        self.said(&line)
+    }
+
+    fn migrate(&self, verb: &str, args: &[&str]) -> Said {
+        let kubeconfig = self.api.kubeconfig(ADMIN);
+        let (state, backups) = (self.file("state"), self.file("backup"));
+        let mut line = vec!["meshward", "migrate", verb, "--state-dir", state.to_str().unwrap()];
+        line.extend(args);
+        if verb != "status" {
+            line.extend(["--kubeconfig", kubeconfig.to_str().unwrap(), "-n", self.namespace]);
+            line.extend(["--backup-dir", backups.to_str().unwrap()]);
+        }
+        self.said(&line)
+    }
+
+    fn said(&self, line: &[&str]) -> Said {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console::new(&mut out, &mut err, false);
         let code = match Cli::try_parse_from(line).unwrap().command.run(&mut console) {
@@ -500,4 +517,80 @@ fn a_module_as_big_as_ours_fits(scene: &Scene<'_>) {
     let module = scene.there("ConfigMap", &scene.module().config_map());
     let data = module["binaryData"].as_object().unwrap().values().next().unwrap().as_str().unwrap();
     assert_eq!(BASE64_STANDARD.decode(data).unwrap(), bytes);
+}
+
+/// The services of the hand-made mesh before it had one: the plan, every step of it that needs no traffic, and all the way
+/// back.
+fn migrated_and_given_back(scene: &Scene<'_>) {
+    for (name, port) in [("bookapi", 5288), ("bookapi-mcp-server", 5289)] {
+        let settings =
+            if name == "bookapi" { json!([]) } else { json!([{"configMapRef": {"name": "settings"}}]) };
+        let container = json!({"name": "app", "image": "app:1", "envFrom": settings,
+            "ports": [{"containerPort": port, "protocol": "TCP"}]});
+        scene.deployment(name, &json!({"containers": [container]}));
+        scene.api.write(
+            "kubectl-create",
+            &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": scene.namespace},
+                "spec": {"selector": {"app": name}, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}}),
+        );
+        scene.api.write("kubectl-create", &json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {"name": format!("{name}-mtls-cert"), "namespace": scene.namespace}, "data": {"tls.crt": "AAEC"}}));
+    }
+    let settings = json!({"data": {"BookApi__BaseUrl": "http://bookapi:5288", "Other": "x"}});
+    scene.config_map("settings", &settings);
+    let objects = [
+        ("Deployment", "bookapi"),
+        ("Deployment", "bookapi-mcp-server"),
+        ("Service", "bookapi"),
+        ("Service", "bookapi-mcp-server"),
+        ("ConfigMap", "settings"),
+    ];
+    let seen = || -> Vec<Value> {
+        let look = |(kind, name): &(&str, &str)| {
+            let object = scene.there(kind, name);
+            json!({"spec": object["spec"], "data": object["data"]})
+        };
+        objects.iter().map(look).collect()
+    };
+    let before = seen();
+    let (module, mesh) = (scene.file("module.wasm"), scene.file("mesh.yaml"));
+    let said = scene.migrate("plan", &["--wasm", module.to_str().unwrap(), "--mesh", mesh.to_str().unwrap()]);
+    assert_eq!(said.code, Exit::Success, "{}", said.err);
+    assert!(said.out.contains("setting:settings/BookApi__BaseUrl"), "{}", said.out);
+    let status: Value = serde_json::from_str(&scene.migrate("status", &["-o", "json"]).out).unwrap();
+    let steps: Vec<&str> =
+        status["steps"].as_array().unwrap().iter().map(|step| step["step"].as_str().unwrap()).collect();
+    let steps: Vec<&&str> = steps.iter().take_while(|step| **step != "watch").collect();
+    assert_eq!(steps.len(), 9, "{steps:?}");
+    let mut states = Vec::new();
+    for step in &steps {
+        states.push(seen());
+        let said = scene.migrate("apply", &[step, "--diff"]);
+        assert_eq!(said.code, Exit::Success, "{step}: {}", said.err);
+        assert_eq!(Some(&seen()), states.last(), "{step}: --diff changes nothing");
+        let said = scene.migrate("apply", &[step, "--yes", "--force-conflicts"]);
+        assert_eq!(said.code, Exit::Success, "{step}: {}", said.err);
+    }
+    assert_eq!(
+        scene.there("ConfigMap", "settings")["data"],
+        json!({"BookApi__BaseUrl": "http://127.0.0.1:15006", "Other": "x"})
+    );
+    let service = scene.there("Service", "bookapi");
+    let ports: Vec<(i64, i64)> = service["spec"]["ports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| (port["port"].as_i64().unwrap(), port["targetPort"].as_i64().unwrap()))
+        .collect();
+    assert!(ports.contains(&(5288, 15001)) && ports.contains(&(15001, 15001)), "{ports:?}");
+    assert!(!container(&scene.there("Deployment", "bookapi"), "containers", "envoy").is_null());
+    let config = scene.there("ConfigMap", "bookapi-envoy-config");
+    assert!(config["data"]["envoy.yaml"].as_str().unwrap().contains("plain-text"), "PERMISSIVE");
+    assert!(scene.read("ConfigMap", &scene.module().config_map()).is_some());
+    for (step, was) in steps.iter().zip(&states).rev() {
+        let said = scene.migrate("undo", &[step, "--yes", "--force-conflicts"]);
+        assert_eq!(said.code, Exit::Success, "{step}: {}", said.err);
+        assert_eq!(&seen(), was, "after undo of {step}");
+    }
+    assert_eq!(seen(), before);
 }

@@ -72,7 +72,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         let module = args.wasm.as_deref().map(live::module).transpose()?;
         let cluster = args.live.connect()?;
         let direction = Direction::Inject { options: &options, module: module.as_ref() };
-        let plan = plan(&cluster, &args.live.wanted(names, false), &direction)?;
+        let plan = plan(&cluster, &args.live.wanted(names, false)?, &direction)?;
         return args.live.carry_out(console, &cluster, &plan, show);
     }
     let words = Words { done: "injected", subject: "workload" };

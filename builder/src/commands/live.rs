@@ -31,10 +31,10 @@ pub struct Live {
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
     /// All namespaces
-    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "files"])]
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
     /// Only objects with these labels, as kubectl has it
-    #[arg(short = 'l', long, value_name = "LABELS", requires = "cluster", conflicts_with = "files")]
+    #[arg(short = 'l', long, value_name = "LABELS", requires = "cluster")]
     selector: Option<String>,
     /// `client`: show what would be written; `server`: have the API server judge it as well, and keep nothing
     #[arg(long, value_name = "WHERE", requires = "cluster", num_args = 0..=1, require_equals = true, default_missing_value = "client")]
@@ -71,6 +71,16 @@ impl Live {
         self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some() || self.all_namespaces
     }
 
+    /// Whether more than one namespace is meant.
+    pub fn is_all(&self) -> bool {
+        self.all_namespaces
+    }
+
+    /// Whether nothing is to be kept.
+    pub fn is_dry(&self) -> bool {
+        matches!(self.dry_run, Some(DryRun::Client | DryRun::Server))
+    }
+
     pub fn connect(&self) -> Result<Cluster, Failure> {
         let target = Target {
             kubeconfig: self.kubeconfig.clone(),
@@ -80,8 +90,19 @@ impl Live {
         Ok(Cluster::connect(&target)?)
     }
 
-    pub fn wanted(&self, names: Vec<String>, secrets: bool) -> Wanted {
-        Wanted { names, selector: self.selector.clone(), all_namespaces: self.all_namespaces, secrets }
+    /// The objects that are meant.
+    ///
+    /// # Errors
+    /// Named objects, and all of something beside them.
+    pub fn wanted(&self, names: Vec<String>, secrets: bool) -> Result<Wanted, Diagnostic> {
+        if !names.is_empty() && (self.all_namespaces || self.selector.is_some()) {
+            return Err(Diagnostic::error(
+                "named-and-all",
+                "objects are named, and labels or all namespaces are asked for, too",
+            )
+            .help("leave out the names, or -A and -l"));
+        }
+        Ok(Wanted { names, selector: self.selector.clone(), all_namespaces: self.all_namespaces, secrets })
     }
 
     /// Shows the plan, and carries it out if that is wanted.

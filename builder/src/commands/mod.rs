@@ -13,6 +13,7 @@ mod filter;
 mod init;
 mod inject;
 mod live;
+mod migrate;
 mod patch;
 mod policy;
 mod render;
@@ -38,6 +39,8 @@ pub enum Command {
     Init(init::Args),
     /// Give workloads that are there already an Envoy sidecar
     Inject(inject::Args),
+    /// Bring services that run without a mesh into one, step by step
+    Migrate(migrate::Args),
     /// Put the filter into Envoy configurations and ConfigMaps that are there already
     Patch(patch::Args),
     /// Take the sidecars out again: the bytes from before
@@ -64,6 +67,7 @@ impl Command {
             Self::Policy(args) => policy::run(args, console),
             Self::Init(args) => init::run(&args, console),
             Self::Inject(args) => inject::run(&args, console),
+            Self::Migrate(args) => migrate::run(&args, console),
             Self::Patch(args) => patch::run(&args, console),
             Self::Uninject(args) => uninject::run(&args, console),
             Self::Unpatch(args) => unpatch::run(&args, console),

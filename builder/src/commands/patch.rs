@@ -117,7 +117,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         };
         let cluster = args.live.connect()?;
         let direction = Direction::Patch { edit: &edit, module: module.as_ref() };
-        let wanted = args.live.wanted(names, args.holders.secrets);
+        let wanted = args.live.wanted(names, args.holders.secrets)?;
         let plan = plan(&cluster, &wanted, &direction, !args.holders.no_rollout)?;
         return args.live.carry_out(console, &cluster, &plan, show);
     }

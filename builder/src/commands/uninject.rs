@@ -26,7 +26,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     if args.live.is_meant() {
         let (names, show) = args.edit.on_a_cluster()?;
         let cluster = args.live.connect()?;
-        let plan = plan(&cluster, &args.live.wanted(names, false), &Direction::Uninject)?;
+        let plan = plan(&cluster, &args.live.wanted(names, false)?, &Direction::Uninject)?;
         return args.live.carry_out(console, &cluster, &plan, show);
     }
     let words = Words { done: "uninjected", subject: "workload" };

@@ -32,7 +32,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     if args.live.is_meant() {
         let (names, show) = args.edit.on_a_cluster()?;
         let cluster = args.live.connect()?;
-        let wanted = args.live.wanted(names, args.holders.secrets);
+        let wanted = args.live.wanted(names, args.holders.secrets)?;
         let plan = plan(&cluster, &wanted, &Direction::Unpatch(&selection), !args.holders.no_rollout)?;
         return args.live.carry_out(console, &cluster, &plan, show);
     }

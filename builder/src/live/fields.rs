@@ -95,6 +95,9 @@ fn identity(list: &str, item: &Value) -> Option<Vec<(&'static str, Value)>> {
         }
         "volumeMounts" => &["mountPath"],
         "ports" if item.get("containerPort").is_some() => &["containerPort", "protocol"],
+        // A Service's.
+        "ports" if item.get("port").is_some() => &["port", "protocol"],
+        "hostAliases" => &["ip"],
         _ => return None,
     };
     keys.iter()

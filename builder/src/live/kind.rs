@@ -22,6 +22,8 @@ pub const STATEFUL_SET: Kind =
 pub const DAEMON_SET: Kind = Kind { name: "DaemonSet", plural: "daemonsets", group: "apps", short: "ds" };
 pub const CRON_JOB: Kind = Kind { name: "CronJob", plural: "cronjobs", group: "batch", short: "cj" };
 
+pub const SERVICE: Kind = Kind { name: "Service", plural: "services", group: "", short: "svc" };
+
 /// Kinds whose pods are replaced when their template changes.
 pub const WORKLOADS: [&Kind; 4] = [&DEPLOYMENT, &STATEFUL_SET, &DAEMON_SET, &CRON_JOB];
 /// Kinds that hold configurations.

@@ -64,6 +64,12 @@ impl Module {
         format!("meshward-filter-{}", self.sha12())
     }
 
+    /// What its ConfigMap holds.
+    pub fn data(&self) -> Value {
+        let file = filter_file_name(self.sha12());
+        json!({"immutable": true, "binaryData": {file: BASE64_STANDARD.encode(&self.bytes)}})
+    }
+
     /// The step that brings it into a namespace; None when it is there.
     ///
     /// # Errors
@@ -90,11 +96,10 @@ impl Module {
             name,
             what: vec![format!("made, with the module {file} ({} bytes)", self.bytes.len())],
             diff: String::new(),
-            fields: json!({
-                "metadata": {"labels": {"app.kubernetes.io/managed-by": MANAGER}},
-                "immutable": true,
-                "binaryData": {file: encoded},
-            }),
+            fields: fields::merged(
+                &json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": MANAGER}}}),
+                &self.data(),
+            ),
             read: None,
         }))
     }

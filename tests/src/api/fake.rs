@@ -308,6 +308,7 @@ fn keys(list: &str, item: &Value) -> Option<String> {
         "containers" | "initContainers" | "volumes" | "env" => &["name"],
         "volumeMounts" => &["mountPath"],
         "ports" if item.get("containerPort").is_some() => &["containerPort"],
+        "ports" if item.get("port").is_some() => &["port"],
         _ => return None,
     };
     let keys: Option<Map<String, Value>> =

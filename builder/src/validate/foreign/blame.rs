@@ -197,7 +197,10 @@ fn last_name(node: &Located, word: &str) -> Option<Place> {
 fn last(node: &Located, word: &str) -> Option<Place> {
     match &node.content {
         Content::Scalar(value) => {
-            let is = value.as_str().map_or_else(|| value.to_string() == word, |text| text == word);
+            let is = match value.as_str() {
+                Some(text) => text == word,
+                None => value.as_number().is_some_and(|number| number.to_string() == word),
+            };
             is.then(|| node.place.clone())
         }
         Content::List(items) => items.iter().rev().find_map(|item| last(item, word)),

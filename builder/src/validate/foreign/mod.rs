@@ -7,7 +7,7 @@
 
 mod blame;
 mod flatten;
-mod located;
+pub mod located;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
