@@ -19,6 +19,10 @@ pub const MAX_STREAM_DURATION: &str = "86400s";
 /// A little shorter on the caller's side: it is the caller that ends the connection, and no request meets a closing one.
 pub const UPSTREAM_CONNECTION_DURATION: &str = "3300s";
 
+/// Prefix of the counters of what comes in without TLS: as long as `http.inbound_plaintext.downstream_rq_total` (of TCP
+/// `tcp.inbound_plaintext.downstream_cx_total`) grows, somebody would be shut out by STRICT.
+pub const PLAIN_TEXT: &str = "inbound_plaintext";
+
 /// Who connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -85,7 +89,7 @@ pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<E
         Empty {},
     ));
     let manager = HttpConnectionManager {
-        stat_prefix: side.name().to_owned(),
+        stat_prefix: if inbound.is_some() && !mtls { PLAIN_TEXT } else { side.name() }.to_owned(),
         codec_type: "AUTO",
         route_config: routes,
         http_filters,

@@ -100,7 +100,8 @@ fn inbound_filters(
     match service.protocol {
         Protocol::Http => vec![http::connection_manager(Side::Inbound(inbound), routes::inbound(), checked)],
         Protocol::Tcp => {
-            checked.push(tcp_proxy("inbound", cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
+            let name = if inbound.mtls { "inbound" } else { http::PLAIN_TEXT };
+            checked.push(tcp_proxy(name, cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
             checked
         }
     }

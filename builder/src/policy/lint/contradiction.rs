@@ -2,6 +2,7 @@
 
 use meshward_engine::config::{Attribute, Pattern};
 use meshward_engine::path_guard::{self, PathParams};
+use meshward_engine::request::TOKEN_SEPARATOR;
 use meshward_engine::spiffe::SpiffeIdRef;
 
 use super::super::authorization::{AuthorizationPolicy, Match, Rule, Value};
@@ -60,6 +61,10 @@ fn impossible(
             format!("no certificate has the SPIFFE ID `spiffe://{text}`"),
             "write `trust.domain/ns/namespace/sa/account`".to_owned(),
         ),
+        (Attribute::RequestPrincipal, pattern) if !says_who(pattern) => (
+            "the issuer is what stands before the last `/`, and a subject follows it".to_owned(),
+            "write `issuer/subject`, or `issuer/*` for all subjects: `https://accounts.example/*`".to_owned(),
+        ),
         (Attribute::DestinationPort, Pattern::Port(port)) => {
             let mesh = context.mesh?;
             let mut services = context.services(policy).peekable();
@@ -82,6 +87,19 @@ fn impossible(
     };
     // Of a negation such a value only says nothing.
     (!one.negated).then(|| finding(policy, &NEVER_MATCHES, message, &value.text.span).help(help))
+}
+
+/// Whether some token has such a principal: not one without a subject, and none whose issuer was cut at `https://`.
+fn says_who(pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::Exact(text) => {
+            text.split_once(TOKEN_SEPARATOR).is_some_and(|(issuer, _)| !issuer.ends_with(":/"))
+        }
+        Pattern::Prefix(text) => {
+            text.split_once(TOKEN_SEPARATOR).is_none_or(|(issuer, _)| !issuer.ends_with(":/"))
+        }
+        _ => true,
+    }
 }
 
 /// The ID of an X509-SVID: with a path.

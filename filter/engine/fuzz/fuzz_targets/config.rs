@@ -8,7 +8,7 @@ use meshward_engine::policy::Policy;
 use meshward_engine::request::{Peer, Request};
 use meshward_engine::spiffe::SpiffeIdRef;
 
-/// Any bytes, and any bytes behind a whole head: a fuzzer does not find LZ4 by itself.
+// Any bytes, and any bytes behind a whole head: a fuzzer does not find LZ4 by itself.
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
     let length = (bytes.len() as u32).to_le_bytes();
