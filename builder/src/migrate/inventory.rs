@@ -88,11 +88,14 @@ pub fn documents(file: &std::path::Path, text: &str) -> Vec<Document> {
     slices(text).into_iter().filter_map(read).collect()
 }
 
+/// A workload on its way into the inventory: its namespace, its labels, itself, and its named ports.
+type Placed = (String, BTreeMap<String, String>, Workload, Vec<(String, u16)>);
+
 impl Inventory {
     /// Reads the files; `namespace` is that of objects which name none.
     pub fn read(inputs: &[Input], namespace: &str) -> Self {
         let mut inventory = Self::default();
-        let mut workloads: Vec<(String, Found)> = Vec::new();
+        let mut workloads: Vec<Placed> = Vec::new();
         let mut services = Vec::new();
         for input in inputs {
             let Some(path) = &input.path else { continue };
@@ -106,7 +109,10 @@ impl Inventory {
                     document.namespace.clone()
                 };
                 if WORKLOADS.contains(&document.kind.as_str()) {
-                    workloads.extend(workload(&tree, root, &document).map(|found| (of, found)));
+                    workloads.extend(
+                        workload(&tree, root, &document)
+                            .map(|(labels, workload, ports)| (of, labels, workload, ports)),
+                    );
                 } else if document.kind == "Service" {
                     services.push((of, document, slice.to_owned()));
                 }
@@ -117,12 +123,12 @@ impl Inventory {
             let Some(root) = tree.documents().first().copied() else { continue };
             let selector = tree.value(root, "spec").and_then(|spec| tree.value(spec, "selector"));
             let selector = selector.map(|selector| pairs(&tree, selector)).unwrap_or_default();
-            let behind = workloads.iter().find(|(of, (labels, ..))| {
+            let behind = workloads.iter().find(|(of, labels, ..)| {
                 *of == namespace
                     && !selector.is_empty()
                     && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
             });
-            let Some((_, (_, workload, ports))) = behind else {
+            let Some((.., workload, ports)) = behind else {
                 inventory.left.push(format!("Service {}: no workload is behind its selector", document.name));
                 continue;
             };
@@ -151,7 +157,7 @@ impl Inventory {
                 workload: workload.clone(),
             });
         }
-        for (_, (_, workload, _)) in &workloads {
+        for (_, _, workload, _) in &workloads {
             if !inventory.services.iter().any(|one| one.workload == *workload) {
                 inventory.left.push(format!("{} {}: no Service leads to it", workload.kind, workload.name));
             }

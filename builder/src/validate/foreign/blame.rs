@@ -197,11 +197,8 @@ fn last_name(node: &Located, word: &str) -> Option<Place> {
 fn last(node: &Located, word: &str) -> Option<Place> {
     match &node.content {
         Content::Scalar(value) => {
-            let is = match value.as_str() {
-                Some(text) => text == word,
-                None => value.as_number().is_some_and(|number| number.to_string() == word),
-            };
-            is.then(|| node.place.clone())
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (text == word).then(|| node.place.clone())
         }
         Content::List(items) => items.iter().rev().find_map(|item| last(item, word)),
         Content::Map(entries) => entries.iter().rev().find_map(|entry| {
