@@ -12,12 +12,17 @@
 use std::path::{Path, PathBuf};
 
 use meshward_builder::inject::{Options, inject, uninject};
+use meshward_builder::kube::Filter;
 
 #[path = "invariants/inject.rs"]
 mod invariants;
 
 fn options() -> Options {
-    Options { image: "envoyproxy/envoy:x".into(), filter_sha12: "0123456789ab".into(), ..Options::default() }
+    Options {
+        image: "envoyproxy/envoy:x".into(),
+        filter: Filter { sha256: "0123456789ab".into(), ..Filter::default() },
+        ..Options::default()
+    }
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -76,7 +81,10 @@ fn every_manifest_comes_back_byte_for_byte() {
             }
             injected += 1;
             workloads += outcome.done.len();
-            let newer = Options { filter_sha12: "ba9876543210".into(), ..options.clone() };
+            let newer = Options {
+                filter: Filter { sha256: "ba9876543210".into(), ..Filter::default() },
+                ..options.clone()
+            };
             let replaced = inject(&outcome.text, &newer).unwrap();
             assert!(replaced.text == inject(&text, &newer).unwrap().text, "{name}: replaced");
             let back = uninject(&outcome.text).unwrap();

@@ -149,3 +149,64 @@ fn a_workload_gets_a_sidecar_and_loses_it() {
         text(&output.stderr)
     );
 }
+
+#[test]
+fn a_module_is_taken_only_with_the_signature_of_the_key_that_is_set() {
+    let folder = folder();
+    let run = |args: &[&str]| {
+        let output = meshward(folder.path(), args, ENVOY);
+        (output.status.code(), text(&output.stderr))
+    };
+    fs::write(folder.path().join("m.wasm"), b"module").unwrap();
+    assert_eq!(run(&["filter", "keygen", "k"]).0, Some(0));
+    assert_eq!(run(&["filter", "keygen", "k"]).0, Some(1), "a key is never written over");
+    let key = ["--filter-public-key", "k.pub"];
+    let with = |args: &[&'static str]| [args, &key].concat();
+    let inject = with(&["inject", "-", "--wasm", "m.wasm"]);
+    let patch = with(&["patch", "-", "--wasm", "m.wasm", "--configuration", "plugin"]);
+    let unknown = with(&["patch", "-", "--wasm-path", "/m.wasm", "--configuration", "plugin"]);
+    for (args, why) in [(&inject, "m.wasm.sig"), (&patch, "m.wasm.sig"), (&unknown, "is not here")] {
+        let (code, error) = run(args);
+        assert!(code == Some(1) && error.contains(why), "{error}");
+    }
+    assert_eq!(run(&["filter", "sign", "m.wasm", "--key", "k"]).0, Some(0));
+    assert_eq!(run(&with(&["filter", "verify", "m.wasm"])).0, Some(0));
+    assert_eq!(run(&patch).0, Some(0));
+    fs::write(folder.path().join("m.wasm"), b"another").unwrap();
+    for args in [&patch, &inject, &with(&["filter", "verify", "m.wasm"])] {
+        let (code, error) = run(args);
+        assert!(code == Some(1) && error.contains("error[not-signed]"), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(folder.path().join("k")).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn an_image_of_the_filter_is_pinned() {
+    let folder = folder();
+    let deployment =
+        "kind: Pod\napiVersion: v1\nmetadata: {name: web}\nspec:\n  containers: [{name: web, image: web}]\n";
+    let sha256 = "0123456789abcdef".repeat(4);
+    let image = format!("registry.example/filter@sha256:{sha256}");
+    let run = |sha256: &str, from: &str, image: &str| {
+        let args = ["inject", "-", "--filter-sha256", sha256, "--filter-from", from, "--filter-image", image];
+        meshward(folder.path(), &args, deployment)
+    };
+    assert!(text(&run(&sha256, "init-container", &image).stdout).contains(&format!("echo ''{sha256}")));
+    assert!(text(&run(&sha256, "image", &image).stdout).contains("pullPolicy"));
+    for (sha256, from, image, why) in [
+        (&sha256[..12], "init-container", image.as_str(), "all 64 digits"),
+        (&sha256, "image", "filter:1", "pin it by its digest"),
+        (&sha256, "configmap", &image, "holds the module itself"),
+    ] {
+        let output = run(sha256, from, image);
+        assert!(
+            output.status.code() == Some(1) && text(&output.stderr).contains(why),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}

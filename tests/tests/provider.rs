@@ -12,7 +12,7 @@ use clap::Parser as _;
 use meshward_builder::Cli;
 use meshward_builder::console::Console;
 use meshward_builder::diagnostic::Source;
-use meshward_builder::kube::Filter;
+use meshward_builder::kube::{Distribution, Filter};
 use meshward_builder::mesh;
 use meshward_builder::validate::{self, Outcome, Tools};
 use meshward_builder::wasm;
@@ -40,7 +40,10 @@ spec:
 fn good(spec: &str) -> Vec<String> {
     let mesh = mesh::load_sources(&[Source::new("mesh.yaml", mesh(spec))]).unwrap();
     let module = tools::filter().unwrap();
-    let filter = Filter { sha256: wasm::inspect(&std::fs::read(&module).unwrap()).sha256 };
+    let filter = Filter {
+        sha256: wasm::inspect(&std::fs::read(&module).unwrap()).sha256,
+        distribution: Distribution::ConfigMap,
+    };
     let tools = Tools {
         envoy: Ok(tools::envoy().unwrap()),
         kubectl: validate::on_path("kubectl"),

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::edit::{Edit, Edited, Words};
+use super::filter::{FilterFrom, Signer};
 use super::live::{self, Live};
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::envoy::{self, BOOTSTRAP_FILE, Placement};
 use crate::inject::{self, Options};
+use crate::kube::{Distribution, Filter};
 use crate::live::inject::{Direction, plan};
 use crate::mesh::{self, ENVOY_IMAGE};
 
@@ -27,7 +29,8 @@ use crate::mesh::{self, ENVOY_IMAGE};
     Examples:\n  meshward inject deployment.yaml --wasm meshward.wasm --diff\n  \
     meshward inject -f k8s/ -i --wasm meshward.wasm --mesh mesh.yaml\n  \
     kubectl get deployment bookapi -o yaml | meshward inject - --filter-sha256 0123456789ab | kubectl apply -f -\n  \
-    meshward inject -n shop deployment/bookapi --wasm meshward.wasm --mesh mesh.yaml"
+    meshward inject -n shop deployment/bookapi --wasm meshward.wasm --mesh mesh.yaml\n  \
+    meshward inject web.yaml --wasm meshward.wasm --filter-from image --filter-image registry.example/filter@sha256:<digest>"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -40,6 +43,10 @@ pub struct Args {
     /// The module's sha256 instead, or the first 12 digits of it
     #[arg(long, value_name = "HEX", conflicts_with = "wasm", value_parser = sha12)]
     filter_sha256: Option<String>,
+    #[command(flatten)]
+    from: FilterFrom,
+    #[command(flatten)]
+    signer: Signer,
     /// A mesh file or folder; may be repeated. Then only its services get a sidecar, and pods are replaced when what their
     /// Envoy reads at its start changes
     #[arg(long, value_name = "FILE")]
@@ -59,17 +66,16 @@ fn sha12(text: &str) -> Result<String, String> {
     let hex = text.len() >= 12
         && text.len() <= 64
         && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    text.get(..12)
-        .filter(|_| hex)
-        .map(str::to_owned)
-        .ok_or_else(|| "12 to 64 lower-case hexadecimal digits".to_owned())
+    Some(text.to_owned()).filter(|_| hex).ok_or_else(|| "12 to 64 lower-case hexadecimal digits".to_owned())
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let options = options(args)?;
     if args.live.is_meant() {
         let (names, show) = args.edit.on_a_cluster()?;
-        let module = args.wasm.as_deref().map(live::module).transpose()?;
+        // Out of an image it needs no ConfigMap.
+        let file = args.wasm.as_deref().filter(|_| options.filter.distribution == Distribution::ConfigMap);
+        let module = file.map(live::module).transpose()?;
         let cluster = args.live.connect()?;
         let direction = Direction::Inject { options: &options, module: module.as_ref() };
         let plan = plan(&cluster, &args.live.wanted(names, false)?, &direction)?;
@@ -86,16 +92,26 @@ pub fn edited(outcome: inject::apply::Outcome) -> Edited {
 }
 
 fn options(args: &Args) -> Result<Options, Failure> {
-    let filter_sha12 = match (&args.filter_sha256, &args.wasm) {
+    args.signer.check(args.wasm.as_deref())?;
+    let sha256 = match (&args.filter_sha256, &args.wasm) {
         (Some(digits), _) => digits.clone(),
         (None, Some(file)) => {
             let bytes = std::fs::read(file).map_err(|error| {
                 Diagnostic::error("unreadable", format!("`{}` cannot be read: {error}", file.display()))
             })?;
-            hex12(&Sha256::digest(bytes))
+            Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
         }
         (None, None) => return Err(Diagnostic::error("no-module", "no module is named").into()),
     };
+    let filter = Filter { sha256, distribution: args.from.distribution()?.unwrap_or_default() };
+    if matches!(filter.distribution, Distribution::InitContainer(_)) && filter.sha256.len() != 64 {
+        return Err(Diagnostic::error(
+            "filter-image",
+            "an init container checks all 64 digits of the module's sha256",
+        )
+        .help("give them all to --filter-sha256, or the module to --wasm")
+        .into());
+    }
     let (mut image, mut services) = (ENVOY_IMAGE.to_owned(), None);
     if !args.mesh.is_empty() {
         let mesh = mesh::load(&args.mesh)?;
@@ -110,7 +126,7 @@ fn options(args: &Args) -> Result<Options, Failure> {
                 .help("give these workloads a `container` in mesh.yaml, so that `render` writes them, or use `embedded` or `cert-manager`")
                 .into());
         }
-        let placement = Placement::Kubernetes { filter_sha12: filter_sha12.clone() };
+        let placement = Placement::Kubernetes { filter_sha12: filter.sha12().to_owned() };
         let mut hashes = BTreeMap::new();
         for service in &mesh.services {
             let files = envoy::render(&mesh, service, &placement)?;
@@ -122,7 +138,7 @@ fn options(args: &Args) -> Result<Options, Failure> {
         image.clone_from(&mesh.envoy_image);
     }
     let image = args.image.clone().unwrap_or(image);
-    Ok(Options { image, filter_sha12, native: args.native, service: args.service.clone(), services })
+    Ok(Options { image, filter, native: args.native, service: args.service.clone(), services })
 }
 
 fn hex12(digest: &[u8]) -> String {

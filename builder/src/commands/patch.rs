@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::edit::{Edit, Edited, Words};
+use super::filter::Signer;
 use super::live::{self, Live};
 use crate::compile;
 use crate::console::{Console, Exit};
@@ -44,6 +45,8 @@ pub struct Args {
     /// The module; Envoy is told to find it as /etc/meshward/meshward-<sha12>.wasm
     #[arg(long, value_name = "FILE", required_unless_present = "wasm_path")]
     wasm: Option<PathBuf>,
+    #[command(flatten)]
+    signer: Signer,
     /// Where Envoy finds the module instead
     #[arg(long, value_name = "PATH")]
     wasm_path: Option<String>,
@@ -132,6 +135,7 @@ pub fn edited(outcome: Outcome) -> Edited {
 }
 
 fn plugin(args: &Args) -> Result<Plugin, Failure> {
+    args.signer.check(args.wasm.as_deref())?;
     let wasm = match (&args.wasm_path, &args.wasm) {
         (Some(path), _) => path.clone(),
         (None, Some(file)) => {

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::filter::{FilterFrom, Signer};
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
-use crate::kube::{self, Filter, tree};
+use crate::kube::{self, Distribution, Filter, tree};
 use crate::mesh::model::CertificateProvider;
 use crate::mesh::{self, MeshFiles};
 use crate::wasm::{self, BuildOptions, Origin};
@@ -17,7 +18,8 @@ use crate::wasm::{self, BuildOptions, Origin};
     all; your own overlays go beside them. No key is ever written: see `meshward certs export --help`.\n\n\
     Exit codes: 0 written, or up to date; 1 failed, or (with --check or --diff) not up to date.\n\n\
     Examples:\n  meshward render\n  meshward render --check                  # in CI: is deploy/ what mesh.yaml says?\n  \
-    meshward render --diff | less\n  meshward render --build && kubectl apply --server-side -k deploy/overlays/dev"
+    meshward render --diff | less\n  meshward render --build && kubectl apply --server-side -k deploy/overlays/dev\n  \
+    meshward render --filter-from init-container --filter-image registry.example/filter@sha256:<digest>"
 )]
 pub struct Args {
     #[command(flatten)]
@@ -40,6 +42,10 @@ pub struct Args {
     /// Render for this module of the filter [default: the one that the folder was rendered for, else a built one]
     #[arg(long, value_name = "FILE", env = "MESHWARD_MODULE")]
     module: Option<PathBuf>,
+    #[command(flatten)]
+    from: FilterFrom,
+    #[command(flatten)]
+    signer: Signer,
 }
 
 /// Where `meshward build` puts modules.
@@ -58,7 +64,13 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         console.report(warning);
     }
     let folder = args.output_dir.clone().unwrap_or_else(|| default_folder(&paths));
-    let (filter, module) = filter(args, &folder, console)?;
+    let (mut filter, module) = filter(args, &folder, console)?;
+    args.signer.check(module.as_deref())?;
+    // How pods got it before is how they get it, unless something else is asked for.
+    let before = tree::locked_filter(&folder).ok().flatten().map(|filter| filter.distribution);
+    filter.distribution = args.from.distribution()?.or(before).unwrap_or_default();
+    let by_config_map = filter.distribution == Distribution::ConfigMap;
+    let module = module.filter(|_| by_config_map);
     let files = kube::render(&mesh, &filter)?;
     for warning in kube::warnings(&mesh, &files) {
         console.report(&warning);
@@ -83,7 +95,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     tree::replace(&folder, &files, module.as_deref().map(|path| (&filter, path)))?;
     let _ = write!(console.out(), "{}", tree::summary(&differences));
     console.note(&format!("{}: {} files, {} changed", folder.display(), files.len(), differences.len()));
-    if module.is_none() {
+    if module.is_none() && by_config_map {
         console.note(&format!(
             "the module {} is not here: `meshward render --build` before `kubectl apply -k`",
             filter.file_name()
@@ -122,7 +134,7 @@ fn filter(
     let built = |origin, console: &mut Console<'_>| {
         let options = BuildOptions { origin, output_dir: PathBuf::from(BUILT), wasm_opt: false };
         let built = wasm::build(&options, console)?;
-        Ok((Filter { sha256: built.sha256 }, Some(built.path)))
+        Ok((Filter { sha256: built.sha256, distribution: Distribution::ConfigMap }, Some(built.path)))
     };
     if let Some(module) = &args.module {
         return built(Origin::Module(module.clone()), console);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Failure, Severity, Source};
-use crate::kube::Filter;
+use crate::kube::{Distribution, Filter};
 use crate::mesh::{self, MeshFiles, discover};
 use crate::patch::files::{self, Input};
 use crate::policy::lint;
@@ -87,7 +87,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let mut checks = vec![lint(&sources, console)];
     checks.extend(validate::validate(
         &mesh,
-        &Filter { sha256: built.sha256 },
+        &Filter { sha256: built.sha256, distribution: Distribution::ConfigMap },
         Path::new(&built.path),
         &tools,
     )?);

@@ -9,9 +9,10 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::sidecar::{CONTAINER, Options, VOLUMES};
+use super::sidecar::{CONTAINER, COPY, Options, VOLUMES};
 use super::workload::{CHECKSUM, INJECTED, SERVICE, Workload, find};
 use crate::diagnostic::Severity;
+use crate::mesh::ports;
 use crate::patch::edit::Editor;
 use crate::patch::sites::{Finding, unsafe_edit};
 use crate::patch::splice::{self, Edit};
@@ -56,8 +57,15 @@ pub fn inject(text: &str, options: &Options) -> Result<Outcome, SyntaxError> {
                 let message = format!("{} gets no sidecar: {reason}", workload.label());
                 outcome.findings.push(Finding::new(Severity::Info, "left-alone", message, place));
             }
+            // A line break behind it would become the scalar's.
+            Ok(_) if editor.ends_open() => {
+                let message = "the last line is a block scalar's, and has no line break";
+                let finding = Finding::error("no-line-break", message, place);
+                outcome.findings.push(finding.help("end the file with a line break, and try again"));
+            }
             Ok(service) => match add(&editor, &workload, options, &service) {
                 Some(added) => {
+                    outcome.findings.extend(workload.remark(&tree, place));
                     edits.extend(added);
                     outcome.done.push(format!("{}, as service `{service}`", workload.label()));
                 }
@@ -152,6 +160,12 @@ fn service(tree: &Tree, workload: &Workload, options: &Options) -> Result<String
 
 /// A container or volume of somebody else that has one of our names.
 fn taken(tree: &Tree, workload: &Workload) -> Option<String> {
+    if workload.containers(tree).any(|name| name == COPY) {
+        return Some(format!("it has a container `{COPY}` of its own: give that one another name"));
+    }
+    if let Some((container, port)) = workload.ports(tree).find(|(_, port)| ports::RESERVED.contains(port)) {
+        return Some(format!("its container `{container}` has port {port}, which is the sidecar's"));
+    }
     if workload.containers(tree).any(|name| name == CONTAINER) {
         let patch = "load the filter into its configuration with `meshward patch`, or give it another name";
         return Some(format!(
@@ -170,15 +184,17 @@ fn add(editor: &Editor<'_>, workload: &Workload, options: &Options, service: &st
     let mut edits = Vec::new();
     let mut made: Vec<&str> = Vec::new();
     let spec = Place { editor, mapping: workload.spec };
+    let mut before: Vec<Value> = options.init_container().into_iter().collect();
     if native {
-        edits.push(spec.first("initContainers", vec![options.container(true)], "containers", &mut made)?);
+        before.push(options.container(true));
     } else {
         let containers = tree.value(workload.spec, "containers")?;
-        edits.push(editor.insert_items(
-            containers,
-            tree.items(containers).len(),
-            &[options.container(false)],
-        )?);
+        let last = tree.items(containers).len();
+        edits.push(editor.insert_items(containers, last, &[options.container(false)])?);
+    }
+    // Behind the item above, which may go to the same place: a list that is made comes after it.
+    if !before.is_empty() {
+        edits.push(spec.first("initContainers", before, "containers", &mut made)?);
     }
     edits.push(spec.last("volumes", options.volumes(service), "containers", &mut made)?);
     let annotated = |made: &[&str]| {
@@ -307,7 +323,7 @@ impl Ours {
         let made: Vec<&str> = note.split(',').collect();
         let mut ours = Self { items: Vec::new(), entries: Vec::new(), filled: Vec::new() };
         for (key, names) in
-            [("containers", &[CONTAINER][..]), ("initContainers", &[CONTAINER]), ("volumes", &VOLUMES)]
+            [("containers", &[CONTAINER][..]), ("initContainers", &[CONTAINER, COPY]), ("volumes", &VOLUMES)]
         {
             ours.list(tree, workload.spec, key, names, &made);
         }

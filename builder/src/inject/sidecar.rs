@@ -7,12 +7,15 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::envoy::{READY_PATH, pod};
+use crate::kube::{Filter, distribution};
 use crate::mesh::ports;
 
 /// The container's name.
 pub const CONTAINER: &str = "envoy";
 /// The volumes' names.
-pub const VOLUMES: [&str; 3] = ["envoy-config", "mtls-cert", "meshward-filter"];
+pub const VOLUMES: [&str; 3] = ["envoy-config", "mtls-cert", distribution::VOLUME];
+/// The init container's name, where there is one.
+pub const COPY: &str = distribution::COPY;
 
 /// The user `envoy` of the image.
 const USER: u32 = 101;
@@ -23,8 +26,9 @@ const KEY_MODE: u32 = 0o444;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub image: String,
-    /// The first twelve digits of the module's sha256: it is in the name of the ConfigMap that holds it.
-    pub filter_sha12: String,
+    /// The module, and how it gets into the pod. At least the first twelve digits of its sha256; all 64 for an init
+    /// container, which checks them.
+    pub filter: Filter,
     /// A native sidecar (an init container with `restartPolicy: Always`; Kubernetes 1.29 and later). Jobs always get
     /// one.
     pub native: bool,
@@ -87,15 +91,21 @@ impl Options {
         container
     }
 
+    /// What brings the module before all others start, when that is a container's work.
+    pub fn init_container(&self) -> Option<Value> {
+        let container = distribution::init_container(&self.filter, USER)?;
+        serde_json::to_value(container).ok()
+    }
+
     pub fn volumes(&self, service: &str) -> Vec<Value> {
-        let [config, certificates, filter] = VOLUMES;
+        let [config, certificates, _] = VOLUMES;
         vec![
             json!({"name": config, "configMap": {"name": format!("{service}-envoy-config")}}),
             json!({
                 "name": certificates,
                 "secret": {"secretName": format!("{service}-mtls-cert"), "defaultMode": KEY_MODE},
             }),
-            json!({"name": filter, "configMap": {"name": format!("meshward-filter-{}", self.filter_sha12)}}),
+            serde_json::to_value(distribution::volume(&self.filter)).unwrap_or_default(),
         ]
     }
 
@@ -103,7 +113,11 @@ impl Options {
     /// Envoy reads only at its start. A new policy or certificate does not change them: Envoy watches those files.
     pub fn checksum(&self, service: &str) -> String {
         let bootstrap = self.services.as_ref().and_then(|services| services.get(service));
-        let all = format!("{}\n{}\n{}", self.image, self.filter_sha12, bootstrap.map_or("", String::as_str));
+        let mut all =
+            format!("{}\n{}\n{}", self.image, self.filter.sha12(), bootstrap.map_or("", String::as_str));
+        if let (_, Some(image)) = self.filter.distribution.parts() {
+            all.push_str(image);
+        }
         Sha256::digest(all).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }

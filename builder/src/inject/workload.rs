@@ -1,5 +1,7 @@
 //! Where the pod templates are in a stream of manifests, and which of them are to be left alone.
 
+use crate::diagnostic::Severity;
+use crate::patch::sites::Finding;
 use crate::patch::tree::{NodeId, Tree};
 
 /// On a pod template or its workload: `false` (or `disabled`) keeps the sidecar out.
@@ -31,15 +33,16 @@ const LISTS_IN_LISTS: usize = 3;
 pub fn find(tree: &Tree) -> Vec<Workload> {
     let mut found: Vec<Workload> = Vec::new();
     for root in tree.documents() {
-        visit(tree, *root, LISTS_IN_LISTS, &mut found);
+        visit(tree, *root, None, LISTS_IN_LISTS, &mut found);
     }
     found
 }
 
-fn visit(tree: &Tree, root: NodeId, depth: usize, found: &mut Vec<Workload>) {
+/// `item` is the kind of the items of a typed list, which the API server does not repeat for each.
+fn visit(tree: &Tree, root: NodeId, item: Option<&str>, depth: usize, found: &mut Vec<Workload>) {
     let root = tree.resolve(root);
-    let Some(kind) = tree.text_at(root, "kind") else { return };
-    if tree.value(root, "apiVersion").is_none() {
+    let Some(kind) = tree.text_at(root, "kind").or(item) else { return };
+    if tree.value(root, "apiVersion").is_none() && item.is_none() {
         return;
     }
     let spec = |node: NodeId| tree.value(node, "spec");
@@ -67,9 +70,17 @@ fn visit(tree: &Tree, root: NodeId, depth: usize, found: &mut Vec<Workload>) {
         let name = name("name").or_else(|| name("generateName")).unwrap_or_default().trim_end_matches('-');
         found.push(Workload { kind: kind.to_owned(), name: name.to_owned(), template, spec, root });
     }
-    if kind.ends_with("List") && depth > 0 {
-        for item in tree.value(root, "items").map(|items| tree.items(items)).unwrap_or_default() {
-            visit(tree, *item, depth - 1, found);
+    // `kubectl get` answers with a List; DeploymentList and the like are the same, and an OpenShift Template nearly so.
+    let within = match kind.strip_suffix("List") {
+        Some(item) => {
+            tree.value(root, "items").map(|items| (items, Some(item).filter(|item| !item.is_empty())))
+        }
+        None if kind == "Template" => tree.value(root, "objects").map(|items| (items, None)),
+        None => None,
+    };
+    if let Some((items, item)) = within.filter(|_| depth > 0) {
+        for object in tree.items(items) {
+            visit(tree, *object, item, depth - 1, found);
         }
     }
 }
@@ -109,9 +120,37 @@ impl Workload {
             .filter_map(|item| tree.text_at(*item, "name"))
     }
 
+    /// The TCP ports of the containers and native sidecars, each with its container's name.
+    pub fn ports<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = (&'t str, u16)> + use<'t> {
+        let lists = ["containers", "initContainers"].map(|key| tree.value(self.spec, key));
+        let containers = lists.into_iter().flatten().flat_map(|list| tree.items(list));
+        containers.flat_map(move |container| {
+            let name = tree.text_at(*container, "name").unwrap_or("?");
+            let ports = tree.value(*container, "ports").map(|ports| tree.items(ports)).unwrap_or_default();
+            let tcp = ports
+                .iter()
+                .filter(move |port| matches!(tree.text_at(**port, "protocol"), None | Some("TCP")));
+            tcp.filter_map(move |port| Some((name, tree.text_at(*port, "containerPort")?.parse().ok()?)))
+        })
+    }
+
+    /// What is to be said of a workload that gets a sidecar nevertheless.
+    pub fn remark(&self, tree: &Tree, span: std::ops::Range<usize>) -> Option<Finding> {
+        if tree.text_at(self.spec, "shareProcessNamespace") != Some("true") {
+            return None;
+        }
+        let message = format!(
+            "{} has `shareProcessNamespace: true`: its other containers see the sidecar's process, and as root its key",
+            self.label()
+        );
+        let finding = Finding::new(Severity::Warning, "shared-processes", message, span);
+        Some(finding.help("take it out, or let no container of the pod run as root"))
+    }
+
     /// Why this workload is left alone, if it is.
     pub fn skip(&self, tree: &Tree) -> Option<String> {
-        if let Some(asked @ ("false" | "disabled" | "no")) = self.annotation(tree, INJECT) {
+        let asked = self.annotation(tree, INJECT).unwrap_or_default();
+        if ["false", "disabled", "no", "off", "n"].iter().any(|word| asked.eq_ignore_ascii_case(word)) {
             return Some(format!("`{INJECT}: {asked}` asks for it"));
         }
         if tree.text_at(self.spec, "hostNetwork") == Some("true") {
@@ -121,9 +160,11 @@ impl Workload {
         if let Some(other) = self.containers(tree).find(|name| others.contains(name)) {
             return Some(format!("it has the sidecar `{other}` of another mesh"));
         }
-        let os =
-            tree.value(self.spec, "nodeSelector").and_then(|nodes| tree.text_at(nodes, "kubernetes.io/os"));
-        if os == Some("windows") {
+        let nodes = tree.value(self.spec, "nodeSelector");
+        let labelled = |label| nodes.and_then(|nodes| tree.text_at(nodes, label));
+        let os = tree.value(self.spec, "os").and_then(|os| tree.text_at(os, "name"));
+        let os = [os, labelled("kubernetes.io/os"), labelled("beta.kubernetes.io/os")];
+        if os.contains(&Some("windows")) {
             return Some("it runs on Windows nodes, where the sidecar's image does not run".to_owned());
         }
         let containers = tree.value(self.spec, "containers");

@@ -9,7 +9,9 @@ use super::types::{
     Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Operation, Patch, PatchTarget,
     Spec,
 };
-use super::{Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector};
+use super::{
+    Distribution, Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector,
+};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::mesh::{Resolved, ports};
 
@@ -49,6 +51,7 @@ fn base(mesh: &Resolved, filter: &Filter) -> Kustomization {
     base.resources = mesh.services.iter().map(|service| format!("{}.yaml", service.name)).collect();
     base.config_map_generator = namespaces(mesh)
         .into_iter()
+        .filter(|_| filter.distribution == Distribution::ConfigMap)
         .map(|namespace| ConfigMapGenerator {
             name: filter.config_map(),
             namespace: namespace.to_owned(),

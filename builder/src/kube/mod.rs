@@ -10,6 +10,7 @@
 //! waits for a path that nobody mounts.
 
 mod certificates;
+pub mod distribution;
 mod kustomize;
 mod network;
 mod providers;
@@ -21,6 +22,7 @@ mod workload;
 
 use std::collections::BTreeMap;
 
+pub use distribution::Distribution;
 use types::{ConfigMap, Labels, Object, ObjectMeta, ServiceAccount};
 
 use crate::diagnostic::{Diagnostic, Failure};
@@ -28,10 +30,11 @@ use crate::envoy::{self, Placement};
 use crate::mesh::{Resolved, Service};
 
 /// The module that the manifests are made for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// 64 lower-case hexadecimal digits.
     pub sha256: String,
+    pub distribution: Distribution,
 }
 
 impl Filter {
@@ -60,7 +63,9 @@ pub fn render(mesh: &Resolved, filter: &Filter) -> Result<BTreeMap<String, Strin
         files.insert(format!("base/{}.yaml", service.name), manifests(mesh, service, filter, &placement)?);
     }
     files.insert(format!("base/{}", tree::LOCK), tree::lock(filter)?);
-    files.insert("base/filter/.gitignore".to_owned(), "*.wasm\n".to_owned());
+    if filter.distribution == Distribution::ConfigMap {
+        files.insert("base/filter/.gitignore".to_owned(), "*.wasm\n".to_owned());
+    }
     kustomize::add(mesh, filter, &mut files)?;
     Ok(files)
 }

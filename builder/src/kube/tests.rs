@@ -6,7 +6,11 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+<<<<<<< HEAD
 use super::{Filter, render, warnings};
+=======
+use super::{Distribution, Filter, render};
+>>>>>>> b9087ad (Take the filter out of a pinned image, sign it, and look closer at what inject meets)
 use crate::diagnostic::Source;
 use crate::mesh;
 
@@ -14,7 +18,8 @@ const MESH: &str = include_str!("../../../deploy/mesh.yaml");
 
 fn rendered(text: &str) -> (BTreeMap<String, String>, Filter) {
     let mesh = mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
-    let filter = Filter { sha256: "0123456789ab".to_owned() + &"0".repeat(52) };
+    let filter =
+        Filter { sha256: "0123456789ab".to_owned() + &"0".repeat(52), distribution: Distribution::ConfigMap };
     (render(&mesh, &filter).unwrap(), filter)
 }
 
@@ -196,6 +201,7 @@ fn with_callers(number: u32) -> mesh::Resolved {
             Sha256::digest(number.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         text.push_str(&format!("        - t/ns/default/sa/{name}\n"));
     }
+<<<<<<< HEAD
     mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap()
 }
 
@@ -203,6 +209,12 @@ fn with_callers(number: u32) -> mesh::Resolved {
 fn a_configuration_that_no_config_map_holds_is_refused_with_its_service() {
     let filter = Filter { sha256: "0".repeat(64) };
     let failure = render(&with_callers(13_000), &filter).err().unwrap();
+=======
+    let mesh = mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
+    let failure = render(&mesh, &Filter { sha256: "0".repeat(64), distribution: Distribution::ConfigMap })
+        .err()
+        .unwrap();
+>>>>>>> b9087ad (Take the filter out of a pinned image, sign it, and look closer at what inject meets)
     assert_eq!(failure.diagnostics[0].code, "config-too-big");
     assert_eq!(failure.diagnostics[0].place().as_deref(), Some("mesh.yaml:7:12"));
     // And one that only `kubectl apply --server-side` takes is told.
@@ -211,4 +223,41 @@ fn a_configuration_that_no_config_map_holds_is_refused_with_its_service() {
     assert_eq!(told.iter().map(|warning| warning.code).collect::<Vec<_>>(), ["server-side-apply"]);
     let mesh = with_callers(100);
     assert!(warnings(&mesh, &render(&mesh, &filter).unwrap()).is_empty());
+}
+
+#[test]
+fn a_module_out_of_an_image_needs_no_config_map() {
+    let mesh = mesh::load_sources(&[Source::new("mesh.yaml", MESH)]).unwrap();
+    let image = format!("registry.example/filter@sha256:{}", "ab".repeat(32));
+    for distribution in [Distribution::Image(image.clone()), Distribution::InitContainer(image.clone())] {
+        let filter = Filter { sha256: "cd".repeat(32), distribution: distribution.clone() };
+        let files = render(&mesh, &filter).unwrap();
+        assert!(!files["base/kustomization.yaml"].contains("meshward-filter"));
+        assert!(!files.contains_key("base/filter/.gitignore"));
+        let deployments = all_objects(&files);
+        let deployments = deployments
+            .iter()
+            .filter(|object| object["kind"] == "Deployment" && object["spec"]["selector"].is_object());
+        for deployment in deployments {
+            let pod = &deployment["spec"]["template"]["spec"];
+            let volume = pod["volumes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|one| one["name"] == "meshward-filter")
+                .unwrap();
+            assert_eq!(
+                volume["image"]["reference"].is_string(),
+                matches!(distribution, Distribution::Image(_))
+            );
+            assert_eq!(
+                pod["initContainers"][0]["image"].is_string(),
+                !matches!(distribution, Distribution::Image(_))
+            );
+        }
+        // Rendering again, and --check, find it in the lock file.
+        let folder = tempfile::tempdir().unwrap();
+        super::tree::replace(folder.path(), &files, None).unwrap();
+        assert_eq!(super::tree::locked_filter(folder.path()).unwrap(), Some(filter));
+    }
 }

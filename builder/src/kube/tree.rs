@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Filter;
+use super::distribution::{Distribution, Source};
 use crate::compile;
 use crate::diagnostic::{Diagnostic, Failure};
 
@@ -34,10 +35,21 @@ struct Lock {
     /// The version of the plugin configuration that the module reads. The configurations beside it are written by
     /// whatever release of `meshward` renders, and a module of another one would refuse them all.
     wire_version: u8,
+    /// Where pods get the module, when that is not its ConfigMap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Source>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
 }
 
 pub(super) fn lock(filter: &Filter) -> Result<String, Failure> {
-    let lock = Lock { sha256: filter.sha256.clone(), wire_version: compile::wire_version()? };
+    let (from, image) = filter.distribution.parts();
+    let lock = Lock {
+        sha256: filter.sha256.clone(),
+        wire_version: compile::wire_version()?,
+        from: Some(from).filter(|from| *from != Source::Configmap),
+        image: image.map(str::to_owned),
+    };
     crate::yaml::to_string(&lock).map_err(|error| {
         Diagnostic::error("unwritable", format!("`{LOCK}` cannot be written: {error}")).into()
     })
@@ -75,7 +87,12 @@ pub fn locked_filter(folder: &Path) -> Result<Option<Filter>, Failure> {
             .help("build the module of this release and render for it: `meshward render --build`")
             .into());
     }
-    Ok(Some(Filter { sha256: lock.sha256 }))
+    let from = lock.from.unwrap_or(Source::Configmap);
+    let distribution = Distribution::new(from, lock.image.as_deref()).map_err(|why| {
+        Diagnostic::error("bad-filter-lock", format!("`{}`: {why}", path.display()))
+            .help("render again, with --filter-from and --filter-image")
+    })?;
+    Ok(Some(Filter { sha256: lock.sha256, distribution }))
 }
 
 /// A file of the folder that is not what `render` writes.

@@ -94,6 +94,8 @@ pub struct PodSpec {
     pub enable_service_links: bool,
     pub termination_grace_period_seconds: u32,
     pub security_context: PodSecurityContext,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub init_containers: Vec<Container>,
     pub containers: Vec<Container>,
     pub volumes: Vec<Volume>,
 }
@@ -212,6 +214,8 @@ pub struct SecurityContext {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_as_user: Option<u32>,
     pub capabilities: Capabilities,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seccomp_profile: Option<SeccompProfile>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -247,6 +251,11 @@ pub enum VolumeSource {
         default_mode: u32,
     },
     EmptyDir {},
+    #[serde(rename_all = "camelCase")]
+    Image {
+        reference: String,
+        pull_policy: &'static str,
+    },
     #[serde(rename_all = "camelCase")]
     PersistentVolumeClaim {
         claim_name: String,

@@ -12,7 +12,7 @@ use super::types::{
     ProbeAction, RollingUpdate, SeccompProfile, SecretKeySelector, SecurityContext, Sleep, Spec, Strategy,
     Volume, VolumeMount, VolumeSource,
 };
-use super::{Filter, labels_of_pods, named, object, selector};
+use super::{Filter, distribution, labels_of_pods, named, object, selector};
 use crate::envoy::{METRICS_PATH, READY_PATH, pod, probe_path};
 use crate::mesh::model::{ContainerSpec, EnvSpec, ProbeSpec, Protocol, ResourcesSpec};
 use crate::mesh::{Resolved, Service, ports};
@@ -63,6 +63,7 @@ pub fn deployment(mesh: &Resolved, service: &Service, filter: &Filter) -> Option
                     fs_group: ENVOY_USER,
                     seccomp_profile: SeccompProfile { kind: "RuntimeDefault" },
                 },
+                init_containers: distribution::init_container(filter, ENVOY_USER).into_iter().collect(),
                 containers,
                 volumes: volumes(service, filter),
             },
@@ -194,7 +195,7 @@ fn sidecar(mesh: &Resolved, service: &Service) -> Container {
         volume_mounts: vec![
             mount("envoy-config", pod::CONFIG),
             mount(CERTIFICATES_VOLUME, pod::CERTIFICATES),
-            mount("meshward-filter", pod::FILTER),
+            mount(distribution::VOLUME, pod::FILTER),
         ],
         ..Container::default()
     }
@@ -207,6 +208,8 @@ fn unprivileged(run_as_user: Option<u32>) -> SecurityContext {
         run_as_non_root: true,
         run_as_user,
         capabilities: Capabilities { drop: vec!["ALL"] },
+        // The pod's.
+        seccomp_profile: None,
     }
 }
 
@@ -233,7 +236,7 @@ fn volumes(service: &Service, filter: &Filter) -> Vec<Volume> {
                 default_mode: KEY_MODE,
             },
         ),
-        volume("meshward-filter", VolumeSource::ConfigMap { name: filter.config_map() }),
+        distribution::volume(filter),
     ];
     for (name, _, claim) in service.container.iter().flat_map(writable) {
         let source = match claim {

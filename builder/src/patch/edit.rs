@@ -194,6 +194,11 @@ impl Editor<'_> {
         Some(self.remove_lines(node.span.start, node.span.end))
     }
 
+    /// Whether the text ends in a literal or folded scalar without a line break: one behind it would change its value.
+    pub fn ends_open(&self) -> bool {
+        !self.text.ends_with('\n') && self.tree.ends_in_block_scalar(self.text.len())
+    }
+
     /// Where the dash of a block sequence's item is.
     fn dash(&self, sequence: NodeId, index: usize) -> Option<usize> {
         let items = self.tree.items(sequence);

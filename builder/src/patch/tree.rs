@@ -173,6 +173,15 @@ impl Tree {
         spans.max_by_key(|span| span.end).cloned()
     }
 
+    /// Whether a literal or folded scalar goes on to the end of the text.
+    pub fn ends_in_block_scalar(&self, end: usize) -> bool {
+        self.nodes.iter().rev().any(|node| {
+            let block =
+                matches!(node.kind, Kind::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, .. });
+            block && node.span.end == end
+        })
+    }
+
     /// The node as a text that two trees can be compared by: values, tags and aliases, not spelling.
     ///
     /// `skip` says which items of sequences, and which keys of mappings, are left out; a sequence in which `unwrap` says so is written as the one

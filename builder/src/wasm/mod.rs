@@ -10,6 +10,7 @@
 mod compile;
 mod inspect;
 mod link;
+pub mod signature;
 mod source;
 mod store;
 

@@ -2,6 +2,7 @@
 //! in `builder/fuzz`.
 
 use meshward_builder::inject::{Options, inject, uninject};
+use meshward_builder::kube::Filter;
 use serde_yaml::Value;
 
 /// Whether the text got a sidecar, and rightly; or what does not hold.
@@ -10,7 +11,7 @@ pub fn hold(text: &str) -> Result<bool, String> {
     for native in [false, true] {
         let options = Options {
             image: "envoyproxy/envoy:x".into(),
-            filter_sha12: "0123456789ab".into(),
+            filter: Filter { sha256: "0123456789ab".into(), ..Filter::default() },
             native,
             ..Options::default()
         };

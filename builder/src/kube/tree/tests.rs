@@ -57,7 +57,7 @@ fn other_overlays_and_the_mesh_file_are_left_alone() {
 fn the_lock_names_the_module_and_garbage_in_it_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(locked_filter(folder.path()).unwrap(), None);
-    let filter = Filter { sha256: "ab".repeat(32) };
+    let filter = Filter { sha256: "ab".repeat(32), distribution: Distribution::ConfigMap };
     let mut wanted = files("x");
     wanted.insert("base/filter.lock".to_owned(), lock(&filter).unwrap());
     replace(folder.path(), &wanted, None).unwrap();
@@ -75,7 +75,7 @@ fn the_module_goes_where_kustomize_looks_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let module = folder.path().join("some.wasm");
     std::fs::write(&module, b"\0asm").unwrap();
-    let filter = Filter { sha256: "cd".repeat(32) };
+    let filter = Filter { sha256: "cd".repeat(32), distribution: Distribution::ConfigMap };
     let mut wanted = files("x");
     wanted.insert("base/filter/.gitignore".to_owned(), "*.wasm\n".to_owned());
     replace(folder.path(), &wanted, Some((&filter, &module))).unwrap();
@@ -86,7 +86,7 @@ fn the_module_goes_where_kustomize_looks_for_it() {
 #[test]
 fn a_module_of_another_release_is_not_rendered_for() {
     let folder = tempfile::tempdir().unwrap();
-    let filter = Filter { sha256: "ab".repeat(32) };
+    let filter = Filter { sha256: "ab".repeat(32), distribution: Distribution::ConfigMap };
     let ours = compile::wire_version().unwrap();
     let other =
         lock(&filter).unwrap().replace(&format!("Version: {ours}"), &format!("Version: {}", ours + 1));
