@@ -195,7 +195,7 @@ fn an_image_of_the_filter_is_pinned() {
         let args = ["inject", "-", "--filter-sha256", sha256, "--filter-from", from, "--filter-image", image];
         meshward(folder.path(), &args, deployment)
     };
-    assert!(text(&run(&sha256, "init-container", &image).stdout).contains(&format!("echo ''{sha256}")));
+    assert!(text(&run(&sha256, "init-container", &image).stdout).contains(&format!("echo '{sha256}")));
     assert!(text(&run(&sha256, "image", &image).stdout).contains("pullPolicy"));
     for (sha256, from, image, why) in [
         (&sha256[..12], "init-container", image.as_str(), "all 64 digits"),

@@ -6,11 +6,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-<<<<<<< HEAD
-use super::{Filter, render, warnings};
-=======
-use super::{Distribution, Filter, render};
->>>>>>> b9087ad (Take the filter out of a pinned image, sign it, and look closer at what inject meets)
+use super::{Distribution, Filter, render, warnings};
 use crate::diagnostic::Source;
 use crate::mesh;
 
@@ -201,20 +197,13 @@ fn with_callers(number: u32) -> mesh::Resolved {
             Sha256::digest(number.to_be_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
         text.push_str(&format!("        - t/ns/default/sa/{name}\n"));
     }
-<<<<<<< HEAD
     mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap()
 }
 
 #[test]
 fn a_configuration_that_no_config_map_holds_is_refused_with_its_service() {
-    let filter = Filter { sha256: "0".repeat(64) };
+    let filter = Filter { sha256: "0".repeat(64), ..Filter::default() };
     let failure = render(&with_callers(13_000), &filter).err().unwrap();
-=======
-    let mesh = mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
-    let failure = render(&mesh, &Filter { sha256: "0".repeat(64), distribution: Distribution::ConfigMap })
-        .err()
-        .unwrap();
->>>>>>> b9087ad (Take the filter out of a pinned image, sign it, and look closer at what inject meets)
     assert_eq!(failure.diagnostics[0].code, "config-too-big");
     assert_eq!(failure.diagnostics[0].place().as_deref(), Some("mesh.yaml:7:12"));
     // And one that only `kubectl apply --server-side` takes is told.

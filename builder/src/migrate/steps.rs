@@ -146,7 +146,7 @@ fn module(state: &State) -> Result<Module, Diagnostic> {
 /// The sidecars' ConfigMaps, out of what `render` writes, and the module's.
 fn config(state: &State, mesh: &Resolved) -> Result<Vec<FileChange>, Failure> {
     let module = module(state)?;
-    let filter = Filter { sha256: module.sha256.clone() };
+    let filter = Filter { sha256: module.sha256.clone(), ..Filter::default() };
     let mut changes = Vec::new();
     let mut put = |name: String, after: String| -> Result<(), Diagnostic> {
         let path = state.folder.join(name);
@@ -183,12 +183,12 @@ fn config(state: &State, mesh: &Resolved) -> Result<Vec<FileChange>, Failure> {
 
 /// How one service's workload gets its sidecar, as `meshward inject --mesh` gives it.
 fn options(state: &State, mesh: &Resolved, service: &str) -> Result<Options, Failure> {
-    let sha12 = module(state)?.sha256.get(..12).unwrap_or_default().to_owned();
+    let filter = Filter { sha256: module(state)?.sha256, ..Filter::default() };
     let Some(found) = mesh.service(service) else {
         let message = format!("`{}` has no service `{service}`", state.mesh.display());
         return Err(Diagnostic::error("unknown-service", message).into());
     };
-    let placement = Placement::Kubernetes { filter_sha12: sha12.clone() };
+    let placement = Placement::Kubernetes { filter_sha12: filter.sha12().to_owned() };
     let files = envoy::render(mesh, found, &placement)?;
     let bootstrap = files.iter().find(|file| file.name == BOOTSTRAP_FILE);
     let hash: String = bootstrap
@@ -196,7 +196,7 @@ fn options(state: &State, mesh: &Resolved, service: &str) -> Result<Options, Fai
         .unwrap_or_default();
     Ok(Options {
         image: mesh.envoy_image.clone(),
-        filter_sha12: sha12,
+        filter,
         service: Some(service.to_owned()),
         services: Some(BTreeMap::from([(service.to_owned(), hash)])),
         ..Options::default()

@@ -45,7 +45,7 @@ fn a_thousand_services_are_issued_and_rendered_in_time() {
 
     let (begin, busy) = (Instant::now(), on_cpu());
     let mesh = mesh::load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
-    let files = kube::render(&mesh, &Filter { sha256: "0".repeat(64) }).unwrap();
+    let files = kube::render(&mesh, &Filter { sha256: "0".repeat(64), ..Filter::default() }).unwrap();
     tree::replace(&folder.path().join("deploy"), &files, None).unwrap();
     let (rendered, busy) = (begin.elapsed(), on_cpu() - busy);
     println!(
