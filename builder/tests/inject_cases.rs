@@ -96,10 +96,19 @@ fn pods_of_every_make_get_a_sidecar() {
 
 #[test]
 fn a_block_scalar_at_the_end_keeps_its_value() {
-    let text = deployment("", "        args:\n        - |\n          last line");
-    let outcome = inject(&text, &options(Distribution::ConfigMap)).unwrap();
-    assert!(outcome.text == text && outcome.findings[0].code == "no-line-break", "{:?}", outcome.findings);
-    injected(&(text + "\n"), &options(Distribution::ConfigMap));
+    // Found by the fuzz target: a line break behind the text would become the scalar's.
+    for last in
+        ["- |\n          last line", "- >\n          last line ", "- |+\n          last line\n          "]
+    {
+        let text = deployment("", &format!("        args:\n        {last}"));
+        let outcome = inject(&text, &options(Distribution::ConfigMap)).unwrap();
+        assert!(
+            outcome.text == text && outcome.findings[0].code == "no-line-break",
+            "{:?}",
+            outcome.findings
+        );
+        injected(&(text + "\n"), &options(Distribution::ConfigMap));
+    }
 }
 
 #[test]

@@ -196,7 +196,7 @@ impl Editor<'_> {
 
     /// Whether the text ends in a literal or folded scalar without a line break: one behind it would change its value.
     pub fn ends_open(&self) -> bool {
-        !self.text.ends_with('\n') && self.tree.ends_in_block_scalar(self.text.len())
+        !self.text.ends_with('\n') && self.tree.ends_in_block_scalar(self.text.trim_end().len())
     }
 
     /// Where the dash of a block sequence's item is.

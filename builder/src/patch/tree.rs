@@ -173,12 +173,12 @@ impl Tree {
         spans.max_by_key(|span| span.end).cloned()
     }
 
-    /// Whether a literal or folded scalar goes on to the end of the text.
+    /// Whether a literal or folded scalar goes on to `end`, where nothing but white space follows.
     pub fn ends_in_block_scalar(&self, end: usize) -> bool {
         self.nodes.iter().rev().any(|node| {
             let block =
                 matches!(node.kind, Kind::Scalar { style: ScalarStyle::Literal | ScalarStyle::Folded, .. });
-            block && node.span.end == end
+            block && node.span.end >= end
         })
     }
 
