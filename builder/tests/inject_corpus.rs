@@ -9,6 +9,7 @@
     reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
 )]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use meshward_builder::inject::{Options, inject, uninject};
@@ -38,7 +39,11 @@ fn every_manifest_comes_back_byte_for_byte() {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus"), PathBuf::from)
         .join("k8s");
     if !corpus.is_dir() {
-        println!("SKIPPED: inject over the corpus: {} is not there", corpus.display());
+        drop(writeln!(
+            std::io::stderr(),
+            "SKIPPED: inject over the corpus: {} is not there",
+            corpus.display()
+        ));
         return;
     }
     let mut found = Vec::new();

@@ -7,6 +7,7 @@
     reason = "helpers of tests: a failure is a failed test"
 )]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use meshward_builder::diagnostic::{Diagnostic, Severity, Source};
@@ -72,7 +73,11 @@ fn istios_own_warnings() {
         .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/vectors"), PathBuf::from);
     let file = folder.join("authz/policy_validation_vectors.json");
     let Ok(text) = std::fs::read(&file) else {
-        println!("SKIPPED: Istio's warnings: no {} (set MESHWARD_VECTORS)", file.display());
+        drop(writeln!(
+            std::io::stderr(),
+            "SKIPPED: Istio's warnings: no {} (set MESHWARD_VECTORS)",
+            file.display()
+        ));
         return;
     };
     let cases: serde_json::Value = serde_json::from_slice(&text).unwrap();

@@ -10,6 +10,7 @@
     reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
 )]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use meshward_builder::diagnostic::Severity;
@@ -21,7 +22,7 @@ fn corpus() -> Option<PathBuf> {
     if path.join("envoy").is_dir() {
         return Some(path);
     }
-    println!("SKIPPED: patch over the corpus: {} is not there", path.display());
+    drop(writeln!(std::io::stderr(), "SKIPPED: patch over the corpus: {} is not there", path.display()));
     None
 }
 

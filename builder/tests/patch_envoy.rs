@@ -12,6 +12,7 @@
     reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
 )]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -93,19 +94,27 @@ impl Runner {
 fn what_envoy_accepts_it_accepts_patched() {
     let index = corpus().join("index.json");
     let Ok(index) = std::fs::read_to_string(&index) else {
-        println!("SKIPPED: patched configurations in Envoy: {} is not there", index.display());
+        drop(writeln!(
+            std::io::stderr(),
+            "SKIPPED: patched configurations in Envoy: {} is not there",
+            index.display()
+        ));
         return;
     };
     let Some(envoy) = envoy() else {
-        println!("SKIPPED: patched configurations in Envoy: no Envoy; set ENVOY, or put one on PATH");
+        drop(writeln!(
+            std::io::stderr(),
+            "SKIPPED: patched configurations in Envoy: no Envoy; set ENVOY, or put one on PATH"
+        ));
         return;
     };
     let Some(module) =
         std::env::var_os("MESHWARD_FILTER").and_then(|path| Path::new(&path).canonicalize().ok())
     else {
-        println!(
+        drop(writeln!(
+            std::io::stderr(),
             "SKIPPED: patched configurations in Envoy: no module; set MESHWARD_FILTER to a filter's .wasm"
-        );
+        ));
         return;
     };
     let (all, absolute) = (std::env::var_os("MESHWARD_PATCH_ALL"), std::env::var_os("MESHWARD_STUB_ROOT"));
@@ -231,9 +240,10 @@ fn patched_envoys_serve_and_enforce() {
     let module = std::env::var_os("MESHWARD_FILTER").map(PathBuf::from);
     let wanted = std::env::var_os("MESHWARD_PATCH_SERVE");
     let (Ok(index), Some(envoy), Some(module), Some(_)) = (index, envoy(), module, wanted) else {
-        println!(
+        drop(writeln!(
+            std::io::stderr(),
             "SKIPPED: patched configurations that serve: needs the corpus, ENVOY, MESHWARD_FILTER and MESHWARD_PATCH_SERVE=1"
-        );
+        ));
         return;
     };
     let plugin = Plugin {

@@ -208,7 +208,7 @@ fn serve(stream: TcpStream, cluster: &Mutex<Cluster>) {
 /// A cluster with the Secrets of a mesh whose leaves are due, and the Role of the CronJob.
 fn cluster(hours: i64) -> Option<(Server, tempfile::TempDir)> {
     if let Err(cause) = Command::new("kubectl").args(["version", "--client"]).output() {
-        println!("SKIPPED: renewal on Secrets: kubectl: {cause}");
+        drop(writeln!(std::io::stderr(), "SKIPPED: renewal on Secrets: kubectl: {cause}"));
         return None;
     }
     let folder = folder();

@@ -1,6 +1,7 @@
 //! What a user reads, whole.
 
 use super::support::{command, fine, folder, run, said, scrub};
+use std::io::Write as _;
 
 fn transcript(folder: &std::path::Path, args: &[&str]) -> String {
     let said = said(&run(folder, args)).replace(folder.to_str().unwrap(), "[folder]");
@@ -106,7 +107,7 @@ fn the_key_can_be_sealed_and_kept_elsewhere() {
         .output();
     match output {
         Ok(output) => assert!(output.status.success(), "{}", said(&output)),
-        Err(cause) => println!("SKIPPED: openssl pkey: {cause}"),
+        Err(cause) => drop(writeln!(std::io::stderr(), "SKIPPED: openssl pkey: {cause}")),
     }
 }
 
@@ -156,7 +157,7 @@ fn secrets_go_to_standard_output_and_nothing_else() {
     assert!(!all.contains("ca.key"), "the CA's key is not exported unless asked for");
     assert!(fine(folder.path(), &["export", "-o", "kubernetes", "--with-ca-key"]).contains("ca.key"));
     match std::process::Command::new("kubectl").arg("version").arg("--client").output() {
-        Err(cause) => println!("SKIPPED: kubectl reads the Secrets: {cause}"),
+        Err(cause) => drop(writeln!(std::io::stderr(), "SKIPPED: kubectl reads the Secrets: {cause}")),
         Ok(_) => {
             std::fs::write(folder.path().join("all.yaml"), &all).unwrap();
             let output = std::process::Command::new("kubectl")

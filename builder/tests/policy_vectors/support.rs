@@ -1,6 +1,7 @@
 //! Reads the shared vectors, which are not in this repository, and asks `policy eval`'s library.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use meshward_builder::policy::eval::{self, Evaluator, Options};
@@ -21,7 +22,11 @@ pub fn folder() -> Option<PathBuf> {
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("SKIPPED: policy vectors: none in {} (set MESHWARD_VECTORS)", folder.display());
+    drop(writeln!(
+        std::io::stderr(),
+        "SKIPPED: policy vectors: none in {} (set MESHWARD_VECTORS)",
+        folder.display()
+    ));
     None
 }
 

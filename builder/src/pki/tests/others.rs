@@ -1,5 +1,6 @@
 //! What Go's crypto/x509 and Python's cryptography say of what we issue, when they are installed.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -47,14 +48,14 @@ fn check(name: &str, mut command: Command, folder: &Path, good: usize) {
         .output()
     {
         Ok(output) => output,
-        Err(cause) => return println!("SKIPPED: {name}: {cause}"),
+        Err(cause) => return drop(writeln!(std::io::stderr(), "SKIPPED: {name}: {cause}")),
     };
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     let err = String::from_utf8_lossy(&output.stderr);
     if out.is_empty()
         && (err.contains("No module named") || err.contains("ImportError") || err.contains("cannot find"))
     {
-        return println!("SKIPPED: {name}: {err}");
+        return drop(writeln!(std::io::stderr(), "SKIPPED: {name}: {err}"));
     }
     let verdicts: Vec<_> = out.lines().collect();
     assert_eq!(verdicts.len(), good + 1, "{name}: {out}{err}");

@@ -1,5 +1,6 @@
 //! Reads the shared vectors, which are not in this repository.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 /// The parsed JSON of a vector file; without the vectors a visible SKIPPED and nothing.
@@ -16,7 +17,11 @@ pub fn read_bytes(path: &str) -> Option<Vec<u8>> {
     };
     let file = folder.join(path);
     if !folder.is_dir() {
-        println!("SKIPPED: {path}: no vectors in {} (set MESHWARD_VECTORS)", folder.display());
+        drop(writeln!(
+            std::io::stderr(),
+            "SKIPPED: {path}: no vectors in {} (set MESHWARD_VECTORS)",
+            folder.display()
+        ));
         return None;
     }
     Some(std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())))
