@@ -100,11 +100,15 @@ pub fn lint(args: LintArgs, console: &mut Console<'_>) -> Result<Exit, Failure> 
 }
 
 fn summary(findings: &[Diagnostic]) -> String {
-    let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
-    match (count(Severity::Error), count(Severity::Warning), count(Severity::Info)) {
-        (0, 0, 0) => "nothing found".to_owned(),
-        (errors, warnings, infos) => format!("{errors} errors, {warnings} warnings, {infos} notes"),
+    if findings.is_empty() {
+        return "nothing found".to_owned();
     }
+    let kinds = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "note")];
+    let counted = kinds.map(|(severity, name)| {
+        let count = findings.iter().filter(|finding| finding.severity == severity).count();
+        format!("{count} {name}{}", if count == 1 { "" } else { "s" })
+    });
+    counted.join(", ")
 }
 
 pub fn explain(args: &ExplainArgs, console: &mut Console<'_>) -> Exit {
