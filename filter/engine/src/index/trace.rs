@@ -28,14 +28,21 @@ const MAX_LISTED: usize = 5;
 const MAX_SHOWN: usize = 80;
 
 impl Index {
-    /// Number of parts of which no clause matches, and of fields that match; without an allocation.
+    /// Number of parts of which no clause matches, and how much speaks for the rule; without an allocation.
     pub fn fares(&self, rule: u32, facts: &Facts) -> (usize, usize) {
         self.nearest_clauses(rule, facts).into_iter().flatten().fold(
             (0, 0),
-            |(failed, passed), (clause, holding)| {
-                (failed + usize::from(holding < clause.len()), passed + holding)
+            |(failed, evidence), (clause, holding)| {
+                (failed + usize::from(holding < clause.len()), evidence + self.evidence(clause, facts))
             },
         )
+    }
+
+    /// A value that is one of those listed says more of what was meant than one that is not, and that may not be there.
+    fn evidence(&self, clause: &[Words], facts: &Facts) -> usize {
+        let matchings = clause.iter().map(|words| Matching::from_words(*words));
+        let holding = matchings.filter(|one| one.negated != self.matches(one, facts));
+        holding.map(|one| if one.negated { 1 } else { 2 }).sum()
     }
 
     /// Compares a rule with a request, field by field; of several clauses the one that comes nearest counts.

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use super::{Group, Policy};
 use crate::decision::{Decision, Reason, RuleRef};
@@ -19,7 +20,7 @@ pub struct Explanation {
     pub nearest_miss: Option<NearestMiss>,
 }
 
-/// The ALLOW rule of which most fields matched; of equals the first in the order of attribution.
+/// The ALLOW rule of which most fields matched, a `not` field counting half; of equals the first in the order of attribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NearestMiss {
     /// Which.
@@ -74,8 +75,8 @@ impl Policy {
         let facts = self.index.facts(request);
         let rules = end(Group::Deny as usize)?..end(Group::Allow as usize)?;
         let nearest = rules.min_by_key(|rule| {
-            let (failed, passed) = self.index.fares(*rule, &facts);
-            (failed, usize::MAX - passed)
+            let (failed, evidence) = self.index.fares(*rule, &facts);
+            (failed, Reverse(evidence))
         })?;
         let trace = self.index.trace(nearest, &facts);
         Some(NearestMiss { rule: self.origin(nearest)?, passed: trace.passed, failed: trace.failed })

@@ -212,6 +212,19 @@ fn a_denial_names_what_came_nearest() {
 }
 
 #[test]
+fn what_holds_because_nothing_is_there_is_not_near() {
+    let mut config = config();
+    let somewhere = one(Attribute::SourceIp, "10.0.0.1");
+    let mut other = rule("td/nobody", "GET", "/other");
+    other.from = vec![Clause::new(vec![Match { negated: true, ..somewhere }])];
+    let mut books = rule("td/ns/x/sa/x", "DELETE", "/books/*");
+    books.to = vec![Clause::new(vec![one(Attribute::Path, "/books/*")])];
+    config.policies = vec![policy("web/a", Action::Allow, vec![other, books])];
+    let explanation = Policy::compile(&config).unwrap().explain(&request(SHOP, "DELETE", "/books/1"));
+    assert_eq!(explanation.nearest_miss.unwrap().rule, RuleRef { policy: 0, rule: 1 });
+}
+
+#[test]
 fn an_absent_value_is_said_to_be_absent() {
     let mut config = config();
     let header = Attribute::Header { name: "x-team".into(), mode: crate::config::HeaderMode::Joined };
