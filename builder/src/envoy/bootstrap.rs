@@ -7,7 +7,7 @@ use super::types::{
     Address, Admin, Bootstrap, Extension, Node, OverloadAction, OverloadManager, StaticResources,
     StatsConfig, TagSpecifier, Threshold, Trigger,
 };
-use super::{Plugins, agent, cluster, listener};
+use super::{Plugins, cluster, listener};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 
@@ -37,7 +37,7 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
     clusters.extend(callees.iter().map(|callee| cluster::callee(mesh, service, callee, place)));
     clusters.push(cluster::admin(place));
     if let Secrets::Agent { socket, .. } = &place.secrets {
-        clusters.push(agent::cluster(socket));
+        clusters.push(cluster::agent(socket));
     }
     Bootstrap {
         // SDS and ECDS by file need both.

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use super::http::{UPSTREAM_CONNECTION_DURATION, http2_limits};
 use super::placement::{Place, Target};
 use super::types::{
     Address, Any, AnyValue, CircuitBreakers, Cluster, ClusterLoadAssignment, Empty, Endpoint,
-    HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, Thresholds, UpstreamHttp, UseDownstreamProtocol,
+    HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, Pipe, Thresholds, UpstreamHttp,
+    UseDownstreamProtocol,
 };
-use super::{native, tls};
+use super::{agent, native, tls};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 use crate::native::ForCall;
@@ -43,6 +46,18 @@ pub fn at(name: &str, address: Option<Address>) -> Cluster {
         transport_socket: None,
         typed_extension_protocol_options: BTreeMap::new(),
     }
+}
+
+/// SPIRE's agent at its socket. gRPC, so HTTP/2.
+pub fn agent(socket: &str) -> Cluster {
+    const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let mut cluster = at(agent::CLUSTER, Some(Address::Pipe(Pipe { path: socket.to_owned() })));
+    let options = json!({
+        "@type": format!("type.googleapis.com/{OPTIONS}"),
+        "explicit_http_config": { "http2_protocol_options": {} },
+    });
+    cluster.typed_extension_protocol_options = BTreeMap::from([(OPTIONS, options)]);
+    cluster
 }
 
 /// HTTP upstream in the protocol of the downstream.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::kustomization::{deployed, kustomization, sidecars, yaml};
 use super::types::{
     ConfigMapGenerator, DisruptionBudgetSpec, GeneratorOptions, IngressRule, Kustomization, LabelSelector,
     Labels, NetworkPeer, NetworkPolicySpec, NetworkPort, Object, ObjectMeta, Operation, Patch, PatchTarget,
@@ -12,7 +13,7 @@ use super::types::{
 use super::{
     Distribution, Documents, Filter, header, labels_of_mesh, labels_of_pods, object, providers, selector,
 };
-use crate::diagnostic::{Diagnostic, Failure};
+use crate::diagnostic::Failure;
 use crate::mesh::{Resolved, ports};
 
 /// The namespace from which metrics may be read in `prod`.
@@ -31,15 +32,6 @@ pub fn add(mesh: &Resolved, filter: &Filter, files: &mut BTreeMap<String, String
     }
     files.insert("overlays/prod/monitoring.yaml".to_owned(), monitoring(mesh)?);
     providers::add(mesh, filter, files)
-}
-
-pub(super) fn kustomization(resources: &[&str]) -> Kustomization {
-    Kustomization {
-        api_version: "kustomize.config.k8s.io/v1beta1",
-        kind: "Kustomization",
-        resources: resources.iter().map(|&path| path.to_owned()).collect(),
-        ..Kustomization::default()
-    }
 }
 
 fn namespaces(mesh: &Resolved) -> BTreeSet<&str> {
@@ -79,16 +71,6 @@ fn dev(mesh: &Resolved) -> Result<Kustomization, Failure> {
         dev.patches.push(Patch::inline(target, patch));
     }
     Ok(dev)
-}
-
-/// All Deployments of the mesh in as few targets as there are places for the sidecar among the containers, and that place.
-pub(super) fn sidecars(mesh: &Resolved) -> Vec<(PatchTarget, usize)> {
-    // An edge's pod has the sidecar alone.
-    let edge = deployed(mesh).find(|service| service.container.is_none());
-    let others = edge.map(|edge| format!(",app!={}", edge.name)).unwrap_or_default();
-    let mut targets = vec![(PatchTarget::of_mesh(mesh, &others), 1)];
-    targets.extend(edge.map(|edge| (PatchTarget::named("Deployment", &edge.name), 0)));
-    targets
 }
 
 /// cert-manager's certificates when mesh.yaml names nobody else, pods spread over nodes, budgets for disruption, a way in from outside the cluster, and
@@ -156,10 +138,6 @@ impl Spread {
     }
 }
 
-pub(super) fn deployed(mesh: &Resolved) -> impl Iterator<Item = &crate::mesh::Service> {
-    mesh.services.iter().filter(|service| service.container.is_some() || service.is_edge())
-}
-
 /// One pod at a time may go, of a service that has several. None when there is no such service.
 fn availability(mesh: &Resolved) -> Result<Option<String>, Failure> {
     let mut any = false;
@@ -198,10 +176,4 @@ fn monitoring(mesh: &Resolved) -> Result<String, Failure> {
         file.push(&Object { api_version: "networking.k8s.io/v1", kind: "NetworkPolicy", metadata, body })?;
     }
     Ok(file.text)
-}
-
-pub(super) fn yaml<T: Serialize>(value: &T) -> Result<String, Failure> {
-    crate::yaml::to_string(value).map_err(|error| {
-        Diagnostic::error("unwritable", format!("an object cannot be written as YAML: {error}")).into()
-    })
 }

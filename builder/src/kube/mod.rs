@@ -11,6 +11,7 @@
 
 mod certificates;
 pub mod distribution;
+mod kustomization;
 mod kustomize;
 mod network;
 mod providers;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use super::kustomize::{deployed, kustomization, sidecars, yaml};
+use super::kustomization::{deployed, kustomization, sidecars, yaml};
 use super::types::{Kustomization, Operation, Patch, PatchTarget};
 use super::{Documents, Filter, certificates, header, labels_of_mesh, workload};
 use crate::diagnostic::Failure;

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use postgres::{Config, NoTls, SimpleQueryMessage};
 
-use super::send::Seen;
 use crate::local::client::PATIENCE;
 
-/// The first value of the first row.
-pub fn query(address: SocketAddr, user: &str, statement: &str) -> Seen {
+/// The first value of the first row, or the server's own word against it: either way it was reached.
+///
+/// # Errors
+/// Why it was not.
+pub fn query(address: SocketAddr, user: &str, statement: &str) -> Result<String, postgres::Error> {
     let mut config = Config::new();
     config
         .host(&address.ip().to_string())
@@ -23,12 +25,11 @@ pub fn query(address: SocketAddr, user: &str, statement: &str) -> Seen {
                 SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
                 _ => None,
             });
-            Seen::Answer(value.unwrap_or_default())
+            Ok(value.unwrap_or_default())
         }
-        // The server's own word is an answer: it was reached.
         Err(error) => match error.as_db_error() {
-            Some(error) => Seen::Answer(format!("ERROR: {}", error.message())),
-            None => Seen::Refused(error.to_string()),
+            Some(word) => Ok(format!("ERROR: {}", word.message())),
+            None => Err(error),
         },
     }
 }

@@ -139,7 +139,8 @@ impl<'a, F: Fn(&str) -> Result<Identity, Diagnostic>> Sender<'a, F> {
     fn send(&self, check: &Check, number: usize) -> Result<Seen, Failure> {
         let address = self.address(check)?;
         if let Message::Postgres { query } = &check.message {
-            return Ok(postgres::query(address, &check.from, query));
+            let answer = postgres::query(address, &check.from, query);
+            return Ok(answer.map_or_else(|error| Seen::Refused(error.to_string()), Seen::Answer));
         }
         let seen = match check.way {
             Way::Sidecar | Way::Edge => {
