@@ -148,13 +148,8 @@ impl Metadata {
         if needs.request_principal {
             metadata.principal = request_principal();
         }
-        let numbered = |names: &[meshward_engine::config::Text], path: &dyn Fn(&str) -> String| {
-            let values = names.iter().enumerate();
-            values.filter_map(|(at, name)| Some((at, present(&path(name))?))).collect::<Vec<_>>()
-        };
-        metadata.claims = numbered(&needs.claims, &|claim| [TOKEN, &nul_separated(claim)].concat());
-        metadata.others =
-            numbered(&needs.metadata, &|key| ["metadata\0filter_metadata\0", &nul_separated(key)].concat());
+        metadata.claims = values(&needs.claims, TOKEN);
+        metadata.others = values(&needs.metadata, "metadata\0filter_metadata\0");
         metadata
     }
 
@@ -171,7 +166,36 @@ impl Metadata {
     }
 }
 
-/// A field for each value, and for each element of a value that is a list.
+/// The values of some properties that can be compared, with their places among the names.
+fn values(names: &[meshward_engine::config::Text], base: &str) -> Vec<(usize, HostBytes)> {
+    let mut values = Vec::new();
+    for (at, name) in names.iter().enumerate() {
+        let path = [base, &nul_separated(name)].concat();
+        if let Some(value) = present(&path).filter(|value| is_comparable(value, path)) {
+            values.push((at, value));
+        }
+    }
+    values
+}
+
+/// Whether a value is text or a list. Envoy does not say what a value is: a number comes as 8 bytes, a truth value as one, an
+/// object laid out like a list. Nothing of these matches anything, not even `*`, as in Envoy's RBAC.
+/// (And no text with a NUL in it, which cannot be told from them.)
+fn is_comparable(value: &[u8], mut path: String) -> bool {
+    let Some(elements) = host::list(value) else { return is_text(value) };
+    // Of a list, and of nothing else, there is a value under a number. Of an object, under its keys: so the number is
+    // longer than any of them.
+    path.push('\0');
+    path.push_str(&"0".repeat(1 + elements.map(<[u8]>::len).max().unwrap_or(0)));
+    host::property(&path).is_ok_and(|value| value.is_some())
+}
+
+/// Whether a value, or an element of a list, is text.
+fn is_text(value: &[u8]) -> bool {
+    !value.contains(&0) && value != [1] && core::str::from_utf8(value).is_ok()
+}
+
+/// A field for each value, and for each text of a value that is a list.
 fn fields<'a>(
     names: &'a [meshward_engine::config::Text],
     values: &'a [(usize, HostBytes)],
@@ -180,7 +204,9 @@ fn fields<'a>(
     for (at, value) in values {
         let Some(name) = names.get(*at) else { continue };
         match host::list(value) {
-            Some(elements) => fields.extend(elements.map(|value| Field { name, value })),
+            Some(elements) => {
+                fields.extend(elements.filter(|value| is_text(value)).map(|value| Field { name, value }));
+            }
             None => fields.push(Field { name, value }),
         }
     }

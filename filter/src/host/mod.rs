@@ -17,7 +17,9 @@ pub mod shared_data;
 mod stream;
 
 pub use buffer::{HostBytes, plugin_configuration};
-pub use headers::{HeaderMap, add_response_header, list, request_header, request_headers, response_header};
+pub use headers::{
+    HeaderMap, add_response_header, list, request_header, request_headers, response_header, response_trailer,
+};
 pub use metric::{Counter, Gauge, add, define_counter, define_gauge, increment, record};
 pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};

@@ -432,6 +432,8 @@ fn addresses_ports_and_tokens_are_read_when_policies_ask() {
         (format!("{token}\0a\0b"), "c"),
         // As Envoy lays out a list: a count, the lengths of each, then each with NULs behind it and its empty value.
         (format!("{token}\0groups"), "\x02\0\0\0\x05\0\0\0\0\0\0\0\x05\0\0\0\0\0\0\0other\0\0admin\0\0"),
+        // What tells a list from an object: there is something under a number.
+        (format!("{token}\0groups\0000000"), "other"),
     ];
     for missing in 0..=properties.len() {
         let mut vm = configured(&config);

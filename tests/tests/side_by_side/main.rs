@@ -24,7 +24,8 @@ use sets::Set;
 /// Listeners ask for free ports, and find out later whether they are.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn compare(sets: &[Set]) {
+/// Every answer must be the same. Returns how often each was given.
+fn compare(sets: &[Set]) -> BTreeMap<String, usize> {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::start(folder.path(), sets).unwrap();
@@ -51,7 +52,11 @@ fn compare(sets: &[Set]) {
         wrong.len(),
         wrong.iter().take(10).cloned().collect::<Vec<_>>().join("\n")
     );
-    // Every way out was taken.
+    counts
+}
+
+/// Every way out was taken.
+fn took_all(counts: &BTreeMap<String, usize>) {
     assert!(counts.len() == 4 && counts.values().all(|count| *count > 4), "{counts:?}");
 }
 
@@ -59,10 +64,16 @@ fn compare(sets: &[Set]) {
 fn istios_cases() {
     let Some(mut sets) = sets::istio() else { return };
     sets.extend(sets::istios_generator().unwrap());
-    compare(&sets);
+    took_all(&compare(&sets));
+}
+
+#[test]
+fn claims_of_every_kind() {
+    let counts = compare(&sets::claims());
+    assert_eq!(counts.len(), 2, "{counts:?}");
 }
 
 #[test]
 fn generated_policies() {
-    compare(&sets::generated(30, 24));
+    took_all(&compare(&sets::generated(30, 24)));
 }

@@ -436,6 +436,56 @@ fn a_request(random: &mut Random) -> Asked {
     }
 }
 
+/// Claims of every kind of JSON, told apart as native RBAC does, which sees them whole.
+pub fn claims() -> Vec<Set> {
+    let values = [
+        json!("admin"),
+        json!(["admin"]),
+        json!(["other", "admin"]),
+        json!([]),
+        json!(["0"]),
+        json!(["0", "00"]),
+        json!({ "admin": "" }),
+        json!({ "admin": "", "0": "" }),
+        json!({ "0": "" }),
+        json!({ "admin": "admin" }),
+        json!({}),
+        json!([["admin"]]),
+        json!(1),
+        json!(1.1),
+        json!(true),
+        json!(null),
+        json!("ädmin"),
+    ];
+    let set = |pattern: &str, negated: bool| {
+        let attribute = Attribute::Claim("[groups]".into());
+        let patterns = vec![Pattern::parse(&attribute, pattern, "a").unwrap()];
+        let rule = Rule { when: Clause::new(vec![Match { attribute, negated, patterns }]), ..Rule::any() };
+        let policy = AuthorizationPolicy {
+            name: "a/p".into(),
+            action: Action::Allow,
+            dry_run: false,
+            rules: vec![rule],
+            deny_response: None,
+        };
+        let asked = |value: &Value| Asked {
+            path: Some("/".into()),
+            token: Some(json!({ "iss": "i", "groups": value })),
+            ..anything()
+        };
+        Set {
+            name: format!("claims: {}{pattern}", if negated { "not " } else { "" }),
+            config: PluginConfig { policies: vec![policy], ..config() },
+            native: None,
+            requests: values.iter().map(asked).collect(),
+        }
+    };
+    ["admin", "*", "0", "ad*", "*n"]
+        .iter()
+        .flat_map(|pattern| [set(pattern, false), set(pattern, true)])
+        .collect()
+}
+
 /// Sets of up to four policies over few words, so that much matches.
 pub fn generated(sets: usize, requests: usize) -> Vec<Set> {
     let mut random = Random(7);
