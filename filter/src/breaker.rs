@@ -126,9 +126,11 @@ impl Call {
             if details.starts_with(BROKEN_OFF) {
                 return self.report(active, Outcome::Failure, None);
             }
-            // gRPC says how it went in the trailers, of which Envoy keeps the status.
-            let grpc_status = if breaker.failures.grpc == 0 { None } else { grpc_status() };
-            return self.report(active, outcome(&breaker.failures, status, grpc_status), None);
+            // gRPC says how it went in the trailers. Not Envoy's `response.grpc_status`: it makes one up for an answer that
+            // has none, and a 400 would be INTERNAL.
+            let grpc =
+                if breaker.failures.grpc == 0 { None } else { number(host::response_trailer("grpc-status")) };
+            return self.report(active, outcome(&breaker.failures, status, grpc), None);
         }
         let caller_left = CALLER_LEFT.iter().any(|left| details.starts_with(left));
         let patience = breaker.slow_call;
@@ -227,10 +229,4 @@ fn is_of_the_mesh() -> bool {
 /// A header that is a number.
 fn number(header: Result<Option<host::HostBytes>, host::HostError>) -> Option<u32> {
     core::str::from_utf8(&header.ok()??).ok()?.parse().ok()
-}
-
-/// Status of a gRPC answer, from its headers or trailers, as Envoy has it at the end of the stream.
-fn grpc_status() -> Option<u32> {
-    let status = host::property("response\0grpc_status").ok()??;
-    u32::try_from(u64::from_le_bytes(<[u8; 8]>::try_from(&*status).ok()?)).ok()
 }

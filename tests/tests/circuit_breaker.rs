@@ -141,7 +141,7 @@ fn many_at_once_get_no_more_through_than_were_under_way() {
 fn every_way_to_fail_counts_and_what_is_no_failure_does_not() {
     let policy = format!(
         "  breakers: [{{name: calls, key: [destination, {{header: x-case}}], consecutiveFailures: 3, patience: 200ms, \
-         failures: {{statuses: [408, 500-599], grpc: [UNAVAILABLE]}}, {FOR_GOOD}}}]"
+         failures: {{statuses: [408, 500-599], grpc: [UNAVAILABLE, INTERNAL]}}, {FOR_GOOD}}}]"
     );
     let running = start(2, "web", &policy);
     let opens = |case: &str, paths: &[&str]| {
@@ -176,6 +176,8 @@ fn every_way_to_fail_counts_and_what_is_no_failure_does_not() {
     }
     for (case, paths) in [
         ("client", ["/do/status/404"; 6]),
+        // Which Envoy maps to INTERNAL.
+        ("bad-request", ["/do/status/400"; 6]),
         ("grpc-not-found", ["/do/grpc/5"; 6]),
         ("between", ["/do/status/500", "/do/status/500", "/", "/do/status/500", "/do/status/500", "/"]),
     ] {
