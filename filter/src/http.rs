@@ -53,7 +53,8 @@ pub fn refuse_unknown() -> Action {
 
 fn decide(active: &Active, holding: &mut Holding) -> Action {
     let needs = active.policy.needs();
-    let identity = active.identities.current();
+    let identities = &active.identities;
+    let identity = if needs.peer { identities.current() } else { identities.nobody() };
     let connection = Connection::read(needs);
     let headers = Headers::read(needs);
     let metadata = Metadata::read(needs);

@@ -82,20 +82,31 @@ impl Identity {
 }
 
 /// The certificates that this VM has seen.
-#[derive(Default)]
 pub struct Identities {
     /// In no order; scanned. Each VM sees few, and the newest one first is the likely one.
     seen: RefCell<Vec<(Digest, Rc<Identity>)>>,
+    nobody: Rc<Identity>,
+}
+
+impl Default for Identities {
+    fn default() -> Self {
+        Self { seen: RefCell::default(), nobody: Rc::new(Identity::Absent) }
+    }
 }
 
 impl Identities {
+    /// For a configuration that does not ask who calls.
+    pub fn nobody(&self) -> Rc<Identity> {
+        Rc::clone(&self.nobody)
+    }
+
     /// The peer of the current request or connection.
     ///
     /// In a TCP filter there is none before the handshake is done, so not in `on_new_connection`.
     pub fn current(&self) -> Rc<Identity> {
         let digest = match host::property("connection\0sha256_peer_certificate_digest") {
             Ok(Some(digest)) if !digest.is_empty() => digest,
-            Ok(_) => return Rc::new(Identity::Absent),
+            Ok(_) => return self.nobody(),
             Err(_) => return Rc::new(Identity::Invalid(Fault::Unreadable)),
         };
         let Ok(digest) = Digest::try_from(&*digest) else {
@@ -107,9 +118,7 @@ impl Identities {
             // To the front, one step at a time: what comes often is found early.
             let front = place.saturating_sub(1);
             seen.swap(front, place);
-            return seen
-                .get(front)
-                .map_or_else(|| Rc::new(Identity::Absent), |(_, identity)| Rc::clone(identity));
+            return seen.get(front).map_or_else(|| self.nobody(), |(_, identity)| Rc::clone(identity));
         }
         let identity = Rc::new(read_certificate());
         if seen.len() >= REMEMBERED {

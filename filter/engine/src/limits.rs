@@ -127,29 +127,22 @@ impl Limits {
 
     /// Adds what the keys need to what the policies need. Sorts nothing.
     pub(crate) fn needs(config: &LimitsConfig, needs: &mut Attributes) {
-        let parts = config.rates.iter().flat_map(|limit| &limit.key);
-        let parts = parts.chain(config.concurrency.iter().flat_map(|limit| &limit.key));
-        for part in parts.chain(config.breakers.iter().flat_map(|breaker| &breaker.key)) {
+        config.has_key(&mut |part| {
             match part {
                 KeyPart::ClientAddress => needs.remote_ip = true,
                 KeyPart::Method => needs.method = true,
                 KeyPart::Header(name) => needs.headers.push(name.clone()),
-                KeyPart::Identity
-                | KeyPart::ServiceAccount
-                | KeyPart::Namespace
-                | KeyPart::Template(_)
-                | KeyPart::Destination => {}
+                KeyPart::Identity | KeyPart::ServiceAccount | KeyPart::Namespace => needs.peer = true,
+                KeyPart::Template(_) | KeyPart::Destination => {}
             }
-        }
+            false
+        });
     }
 
     /// Whether a key asks for the cluster that Envoy has chosen.
     #[must_use]
     pub fn needs_destination(&self) -> bool {
-        let keys = self.config.rates.iter().map(|limit| &limit.key);
-        let keys = keys.chain(self.config.concurrency.iter().map(|limit| &limit.key));
-        let mut parts = keys.chain(self.config.breakers.iter().map(|one| &one.key)).flatten();
-        parts.any(|part| *part == KeyPart::Destination)
+        self.config.has_key(&mut |part| *part == KeyPart::Destination)
             || self.config.concurrency.iter().any(|limit| !limit.destinations.is_empty())
             || self.config.breakers.iter().any(|one| !one.destinations.is_empty())
     }

@@ -28,6 +28,18 @@ const MAX_LISTED: usize = 5;
 const MAX_SHOWN: usize = 80;
 
 impl Index {
+    /// Calls `look` with rules that are filed under a pattern that the request's values match, or under nothing, as long as it
+    /// says so. Some may come more than once.
+    pub fn neighbours(&self, facts: &Facts, look: &mut dyn FnMut(u32) -> bool) {
+        let mut going = self.unfiled.iter().all(|rule| look(*rule));
+        for slot in 0..self.slots.len() {
+            self.each_fact(slot, facts, &mut |pattern| {
+                let lead = self.leads.get(pattern as usize).copied().unwrap_or_default();
+                going = going && lead.rules.of(&self.lead_rules).iter().all(|rule| look(*rule));
+            });
+        }
+    }
+
     /// Number of parts of which no clause matches, and how much speaks for the rule; without an allocation.
     pub fn fares(&self, rule: u32, facts: &Facts) -> (usize, usize) {
         self.nearest_clauses(rule, facts).into_iter().flatten().fold(

@@ -32,6 +32,13 @@ impl LimitsConfig {
     pub fn is_empty(&self) -> bool {
         self.rates.is_empty() && self.concurrency.is_empty() && self.breakers.is_empty()
     }
+
+    /// Whether a part of a key is so.
+    pub(crate) fn has_key(&self, is_it: &mut dyn FnMut(&KeyPart) -> bool) -> bool {
+        self.rates.iter().any(|limit| limit.key.iter().any(&mut *is_it))
+            || self.concurrency.iter().any(|limit| limit.key.iter().any(&mut *is_it))
+            || self.breakers.iter().any(|breaker| breaker.key.iter().any(&mut *is_it))
+    }
 }
 
 /// One limit of a RateLimitPolicy.

@@ -1,4 +1,5 @@
-//! A decision in words, with the rule that came nearest. Costs as much as asking every rule, so only on demand.
+//! A decision in words, with the rule that came nearest. Finding that one costs as much as asking every rule; so a sidecar,
+//! whose worker waits for it, looks at some, those first that share a pattern with the request.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -31,12 +32,15 @@ pub struct NearestMiss {
     pub failed: Vec<(String, String)>,
 }
 
+/// Most rules that [`Policy::explain`] looks at for the nearest.
+const LOOKED_AT: u32 = 500;
+
 impl Policy {
-    /// Decides, and says why.
+    /// Decides, and says why. Of many rules the nearest is one of some hundreds, so that the cost is bounded.
     #[must_use]
     pub fn explain(&self, request: &Request) -> Explanation {
         let decision = self.decide(request);
-        let nearest_miss = self.nearest_miss(&decision, request);
+        let nearest_miss = self.nearest(&decision, request, LOOKED_AT);
         let mut summary = self.because(&decision, request);
         if let Some(miss) = &nearest_miss {
             summary.push_str("; nearest: ");
@@ -68,18 +72,34 @@ impl Policy {
     /// Where a decision is that no ALLOW rule matches: the rule of which most fields match, of those that are in force.
     #[must_use]
     pub fn nearest_miss(&self, decision: &Decision, request: &Request) -> Option<NearestMiss> {
+        self.nearest(decision, request, u32::MAX)
+    }
+
+    /// Of at most so many rules.
+    fn nearest(&self, decision: &Decision, request: &Request, mut most: u32) -> Option<NearestMiss> {
         if decision.reason != Reason::NoAllowRule {
             return None;
         }
         let end = |group: usize| self.ends.get(group).copied();
         let facts = self.index.facts(request);
         let rules = end(Group::Deny as usize)?..end(Group::Allow as usize)?;
-        let nearest = rules.min_by_key(|rule| {
-            let (failed, evidence) = self.index.fares(*rule, &facts);
-            (failed, Reverse(evidence))
-        })?;
-        let trace = self.index.trace(nearest, &facts);
-        Some(NearestMiss { rule: self.origin(nearest)?, passed: trace.passed, failed: trace.failed })
+        let mut nearest = None;
+        let mut look = |rule: u32| {
+            if most > 0 && rules.contains(&rule) {
+                most -= 1;
+                let (failed, evidence) = self.index.fares(rule, &facts);
+                let fared = (failed, Reverse(evidence), rule);
+                if nearest.is_none_or(|nearest| fared < nearest) {
+                    nearest = Some(fared);
+                }
+            }
+            most > 0
+        };
+        self.index.neighbours(&facts, &mut look);
+        let _ = rules.clone().all(&mut look);
+        let (.., rule) = nearest?;
+        let trace = self.index.trace(rule, &facts);
+        Some(NearestMiss { rule: self.origin(rule)?, passed: trace.passed, failed: trace.failed })
     }
 
     fn because(&self, decision: &Decision, request: &Request) -> String {

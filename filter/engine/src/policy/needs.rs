@@ -3,13 +3,16 @@
 use alloc::vec::Vec;
 
 use super::clauses;
-use crate::config::{Action, Attribute, Clause, GuardMode, Match, PluginConfig, Protocol, Text};
+use crate::config::{
+    AcceptedPeers, Action, Attribute, Clause, GuardMode, IdentityMode, Match, PluginConfig, Protocol, Role,
+    Text,
+};
 use crate::pattern::Pattern;
 
 /// What a policy wants to know of a request. What is not asked for need not be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attributes {
-    /// The peer's certificate; asked for by every inbound configuration.
+    /// The peer's certificate; asked for by every inbound configuration, and outbound only where rules or keys speak of it.
     pub peer: bool,
     /// The certificate's serial number.
     pub serial: bool,
@@ -61,10 +64,22 @@ fn matches(config: &PluginConfig) -> impl Iterator<Item = &Match> {
     rules.flat_map(clauses).flat_map(Clause::matches)
 }
 
+/// Whether anything depends on who calls, rules and keys apart. Behind the application that is the application itself.
+fn needs_peer(config: &PluginConfig) -> bool {
+    config.role == Role::Inbound
+        || config.identity == IdentityMode::Required
+        || config.accepted_peers != AcceptedPeers::AnyTrustDomain
+        || !config.revoked.ids.is_empty()
+        || !config.revoked.serials.is_empty()
+}
+
 /// What the rules of a configuration, its path guard and its deny lists ask for.
 pub fn needs(config: &PluginConfig) -> Attributes {
-    let mut needs =
-        Attributes { peer: true, serial: !config.revoked.serials.is_empty(), ..Attributes::default() };
+    let mut needs = Attributes {
+        peer: needs_peer(config),
+        serial: !config.revoked.serials.is_empty(),
+        ..Attributes::default()
+    };
     let http = config.protocol == Protocol::Http;
     needs.path = http && config.path_guard.mode == GuardMode::Always;
     for one in matches(config) {
@@ -75,7 +90,7 @@ pub fn needs(config: &PluginConfig) -> Attributes {
             Attribute::Principal
             | Attribute::Namespace
             | Attribute::ServiceAccount
-            | Attribute::TrustDomain => {}
+            | Attribute::TrustDomain => needs.peer = true,
             Attribute::SourceIp => needs.source_ip = true,
             Attribute::RemoteIp => needs.remote_ip = true,
             Attribute::RequestPrincipal => needs.request_principal = true,

@@ -225,6 +225,22 @@ fn what_holds_because_nothing_is_there_is_not_near() {
 }
 
 #[test]
+fn of_many_rules_one_that_names_the_caller_is_near() {
+    let mut config = config();
+    let other = |number: u32| {
+        let rule = rule(&format!("td/ns/x/sa/x{number}"), "GET", &format!("/x{number}"));
+        policy(&format!("web/a{number:04}"), Action::Allow, vec![rule])
+    };
+    config.policies = (0..2_000).map(other).collect();
+    config.policies.push(policy("web/z", Action::Allow, vec![rule("td/ns/a/sa/shop", "GET", "/books/*")]));
+    let policy = Policy::compile(&config).unwrap();
+    let request = request(SHOP, "DELETE", "/books/1");
+    let near = policy.explain(&request).nearest_miss;
+    assert_eq!(near.as_ref().unwrap().rule, RuleRef { policy: 2_000, rule: 0 });
+    assert_eq!(near, policy.nearest_miss(&policy.decide(&request), &request));
+}
+
+#[test]
 fn an_absent_value_is_said_to_be_absent() {
     let mut config = config();
     let header = Attribute::Header { name: "x-team".into(), mode: crate::config::HeaderMode::Joined };
