@@ -63,8 +63,8 @@ pub fn discover() -> Result<PathBuf, Failure> {
         .into())
 }
 
-/// The texts behind the paths: files as they are, folders by their `.yaml` and `.yml` files in order of name (not those
-/// of folders inside), `-` as standard input.
+/// The texts behind the paths: files as they are, folders by their `.yaml` and `.yml` files, and `.json` ones that are
+/// manifests, in order of name (not those of folders inside), `-` as standard input.
 ///
 /// # Errors
 /// One diagnostic for each path that cannot be read.
@@ -90,8 +90,8 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).map_err(unreadable)? {
         let file = entry.map_err(unreadable)?.path();
-        let yaml = file.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && file.is_file() {
+        let is = |wanted: &str| file.extension().is_some_and(|extension| extension == wanted);
+        if file.is_file() && (is("yaml") || is("yml") || is("json") && is_manifest(&file)) {
             files.push(file);
         }
     }
@@ -99,10 +99,20 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
     if files.is_empty() {
         return Err(Diagnostic::error(
             "empty-folder",
-            format!("the folder `{}` has no YAML file", path.display()),
+            format!("the folder `{}` has no manifest in a `.yaml`, `.yml` or `.json` file", path.display()),
         ));
     }
     Ok(files)
+}
+
+/// Whether a JSON file in a folder is meant. Other JSON may be there too, like a schema; but what says what it is, and what
+/// cannot be read, is never left out in silence.
+fn is_manifest(file: &Path) -> bool {
+    let value = std::fs::read(file).map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes));
+    match value {
+        Ok(Ok(value)) => value.get("kind").or_else(|| value.get("apiVersion")).is_some(),
+        Ok(Err(_)) | Err(_) => true,
+    }
 }
 
 fn read(path: &Path) -> Result<Arc<Source>, Diagnostic> {
@@ -130,5 +140,38 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Diagnostic {
         mistake.help("check the path given with `-f` or MESHWARD_FILE")
     } else {
         mistake
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_gives_its_manifests_in_json_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("a.yaml", "kind: Mesh"),
+            ("b.json", r#"{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy"}"#),
+            ("c.json", r#"{"kind": "#),
+            ("d.json", r#"{"$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object"}"#),
+            ("e.json", r#"{"apiVersion": "security.istio.io/v1", "Kind": "AuthorizationPolicy"}"#),
+            ("f.txt", "kind: Mesh"),
+            ("g.yml", "kind: Mesh"),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let sources = sources(&[folder.path().to_owned()]).unwrap();
+        let names: Vec<_> =
+            sources.iter().map(|source| source.name.rsplit('/').next().unwrap().to_owned()).collect();
+        assert_eq!(names, ["a.yaml", "b.json", "c.json", "e.json", "g.yml"]);
+    }
+
+    #[test]
+    fn a_folder_without_a_manifest_is_a_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("schema.json"), "{}").unwrap();
+        let mistakes = sources(&[folder.path().to_owned()]).unwrap_err();
+        assert!(mistakes[0].message.contains("has no manifest"), "{:?}", mistakes[0].message);
     }
 }

@@ -15,6 +15,7 @@ use meshward_engine::limits::Limits;
 use meshward_engine::policy::Policy;
 use meshward_engine::shared_words::Memory;
 
+use super::check::Policies;
 use super::compile::{Names, PortMap, compile_for};
 use super::select::Workload;
 use super::{documents, peer};
@@ -67,12 +68,35 @@ pub struct Evaluator {
     protocol: Protocol,
     guard: PathGuard,
     ports: Option<PortMap>,
+    strict: Strict,
     paths: Paths,
     /// Says of a denial what came nearest.
     explains: bool,
     limits: Limits,
     /// What earlier requests have spent.
     spent: Memory,
+}
+
+/// Which ports of a workload take nobody without a certificate, as PeerAuthentications say it. With a Mesh nothing is here:
+/// its configuration says it.
+#[derive(Clone, Debug, Default)]
+struct Strict {
+    /// Those that a policy names.
+    ports: BTreeMap<u16, bool>,
+    /// The others.
+    rest: bool,
+}
+
+impl Strict {
+    fn new(policies: &Policies, workload: &Workload<'_>) -> Self {
+        let strict = |port| peer::said(policies, workload, "istio-system", port) == Some(peer::Mode::Strict);
+        let named = policies.peer.iter().flat_map(|policy| policy.ports.keys());
+        Self { ports: named.map(|port| (*port, strict(Some(*port)))).collect(), rest: strict(None) }
+    }
+
+    fn is_at(&self, port: Option<u16>) -> bool {
+        port.and_then(|port| self.ports.get(&port)).copied().unwrap_or(self.rest)
+    }
 }
 
 impl Evaluator {
@@ -112,13 +136,11 @@ impl Evaluator {
             port: None,
         };
         let compiled = compile_for(&policies, workload, &names);
-        if peer::said(&policies, &workload, "istio-system", None) == Some(peer::Mode::Strict) {
-            config.identity = IdentityMode::Required;
-        }
         config.policies = compiled.policies;
         let compiled = limits::inbound(&limits, &workload, &names, 1);
         (config.selectors, config.limits) = (compiled.selectors, compiled.limits);
-        Self::of_config(config, None, options, Paths::Seen)
+        let strict = Strict::new(&policies, &workload);
+        Ok(Self { strict, ..Self::of_config(config, None, options, Paths::Seen)? })
     }
 
     fn of_mesh(mesh: &Resolved, options: &Options) -> Result<Self, Failure> {
@@ -147,6 +169,7 @@ impl Evaluator {
             protocol: config.protocol,
             guard: config.path_guard,
             ports,
+            strict: Strict::default(),
             paths: options.paths.unwrap_or(paths),
             explains: !options.terse,
             limits: Limits::compile(config.limits.clone(), config.selectors.len()).map_err(mistake)?,

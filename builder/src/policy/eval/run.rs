@@ -10,7 +10,7 @@ use meshward_engine::limits::{Seed, Subject};
 use meshward_engine::path_guard;
 use meshward_engine::policy::Policy;
 use meshward_engine::rate_limit::Nanoseconds;
-use meshward_engine::request::Request;
+use meshward_engine::request::{Peer, Request};
 use meshward_engine::shared_words::Unavailable;
 
 use super::answer::Limited;
@@ -131,7 +131,13 @@ impl Evaluator {
         if limited.refused.is_some() {
             return Ok(answer::write_limited(output, &line.id.0, &Shadow::default(), policy, &limited));
         }
-        let decision = policy.decide(&request);
+        let mut decision = policy.decide(&request);
+        // Where PeerAuthentications differ by port, the identity is asked for here: behind the path, before all policies.
+        let no_identity = request.peer == Peer::Absent && self.strict.is_at(request.destination_port);
+        if no_identity && !matches!(decision.reason, Reason::Path(_)) {
+            let shadow = Shadow::default();
+            decision = Decision { reason: Reason::NoIdentity, rule: None, audit: None, shadow };
+        }
         if decision.is_allowed() {
             let shadow = std::mem::take(&mut limited.shadow);
             limited = self.rate(policy, Stage::AfterAuthorization, now, &request);

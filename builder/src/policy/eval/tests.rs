@@ -66,6 +66,29 @@ fn a_denial_names_what_came_nearest() {
 }
 
 #[test]
+fn a_port_has_its_own_mode_without_a_mesh_too() {
+    let policies = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p}\n\
+         spec:\n  selector: {matchLabels: {app: web}}\n  mtls: {mode: STRICT}\n\
+         \x20 portLevelMtls: {8080: {mode: PERMISSIVE}, 9090: {mode: UNSET}}\n\
+         ---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: q}\n\
+         spec:\n  selector: {matchLabels: {app: other}}\n  portLevelMtls: {7070: {mode: STRICT}}\n";
+    let requests = r#"{"id":1,"destination":{"port":8080}}
+        {"id":2,"destination":{"port":9090}}
+        {"id":3,"destination":{"port":80}}
+        {"id":4}
+        {"id":5,"destination":{"port":80},"source":{"principal":"spiffe://td/ns/a/sa/b"}}
+        {"id":6,"destination":{"port":7070}}"#;
+    let reasons = |name: &str| {
+        let workload = Some(("default".to_owned(), name.to_owned()));
+        let answers = eval_with(Options { workload, ..Options::default() }, policies, requests);
+        let reason = |answer: &String| answer.split("\"reason\":\"").nth(1).unwrap()[..5].to_owned();
+        answers.iter().map(reason).collect::<Vec<_>>()
+    };
+    assert_eq!(reasons("web"), ["defau", "no_id", "no_id", "no_id", "defau", "no_id"]);
+    assert_eq!(reasons("other"), ["defau", "defau", "defau", "defau", "defau", "no_id"]);
+}
+
+#[test]
 fn a_list_is_no_object() {
     let lists = [
         r#"[0]"#,
