@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +12,10 @@ use super::cases::PATH;
 const CONNECTIONS: usize = 16;
 
 /// Sends about so many requests; the number sent. Any answer but 200 is an error.
-pub fn run(entry: SocketAddr, requests: usize) -> anyhow::Result<usize> {
+///
+/// Their header `x-key` has `keys` values in turn, from one that another visit has not begun with.
+pub fn run(entry: SocketAddr, requests: usize, keys: usize) -> anyhow::Result<usize> {
+    static KEY: AtomicUsize = AtomicUsize::new(0);
     let mut connections = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         let stream = TcpStream::connect(entry)?;
@@ -19,10 +23,16 @@ pub fn run(entry: SocketAddr, requests: usize) -> anyhow::Result<usize> {
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         connections.push(BufReader::new(stream));
     }
-    let request = format!("GET {PATH} HTTP/1.1\r\nhost: server\r\nuser-agent: bench\r\naccept: */*\r\n\r\n");
+    let request = |key: usize| {
+        let key = key % keys;
+        format!(
+            "GET {PATH} HTTP/1.1\r\nhost: server\r\nuser-agent: bench\r\naccept: */*\r\nx-key: k{key:05}\r\n\r\n"
+        )
+    };
     let turns = requests.div_ceil(CONNECTIONS);
     for _ in 0..turns {
         for connection in &mut connections {
+            let request = request(KEY.fetch_add(1, Ordering::Relaxed));
             connection.get_mut().write_all(request.as_bytes())?;
         }
         for connection in &mut connections {

@@ -17,22 +17,37 @@ use super::cases::{CALLER, Case};
 use super::load;
 
 /// The loopback address of everything here.
-const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+pub const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// The cluster of the application, as it is and with outlier detection.
+const APPLICATION: &str = "application";
+const WATCHED: &str = "application-watched";
 
 /// Two running Envoys. Dropped, they end.
 pub struct Rig {
     server: Process,
     _client: Process,
-    /// Where the client's sidecar listens for each case.
-    entries: Vec<SocketAddr>,
+    /// Where the client's sidecar listens for each case, and how many values of `x-key` its requests have.
+    entries: Vec<(SocketAddr, usize)>,
 }
 
-struct Process(Child);
+/// One Envoy. Dropped, it ends.
+pub struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    /// Its resident memory, in bytes.
+    pub fn memory(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line =
+            status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process has memory")?;
+        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim_end().parse()?;
+        Ok(kibibytes * 1024)
     }
 }
 
@@ -47,7 +62,9 @@ impl Rig {
             .iter()
             .zip(&ports)
             .map(|(case, (_, inbound))| {
-                listener(*inbound, case.filters.clone(), route("application"), Some(server_tls(folder)))
+                let cluster = if case.watched { WATCHED } else { APPLICATION };
+                let tls = (!case.plain).then(|| server_tls(folder));
+                listener(*inbound, case.filters.clone(), route(cluster), tls)
             })
             .collect();
         let mut client: Vec<Value> = ports
@@ -56,17 +73,26 @@ impl Rig {
             .collect();
         let answer = json!({ "direct_response": { "status": 200, "body": { "inline_string": "ok" } } });
         client.push(listener(application, vec![], answer, None));
-        let upstreams = ports
-            .iter()
-            .map(|(_, inbound)| cluster(&format!("server-{inbound}"), *inbound, Some(client_tls(folder))));
-        let client = process(folder, "client", "1", client, upstreams.collect())?;
-        let server = process(folder, "server", "0", server, vec![cluster("application", application, None)])?;
-        let entries: Vec<SocketAddr> =
-            ports.iter().map(|(entry, _)| SocketAddr::from((HOST, *entry))).collect();
+        let upstreams = cases.iter().zip(&ports).map(|(case, (_, inbound))| {
+            let tls = (!case.plain).then(|| client_tls(folder));
+            cluster(&format!("server-{inbound}"), *inbound, tls)
+        });
+        let client = process(folder, "client", ("1", 1), client, upstreams.collect())?;
+        let mut watched = cluster(WATCHED, application, None);
+        if let Some(cluster) = watched.as_object_mut() {
+            cluster.insert(
+                "outlier_detection".into(),
+                json!({ "consecutive_5xx": 7, "max_ejection_percent": 100 }),
+            );
+        }
+        let applications = vec![cluster(APPLICATION, application, None), watched];
+        let server = process(folder, "server", ("0", 1), server, applications)?;
+        let entry = |(case, (entry, _)): (&Case, &(u16, u16))| (SocketAddr::from((HOST, *entry)), case.keys);
+        let entries = cases.iter().zip(&ports).map(entry).collect();
         let rig = Self { server, _client: client, entries };
         for (number, case) in cases.iter().enumerate() {
-            wait::until(&case.name, || rig.entry(number).is_ok_and(|entry| load::run(entry, 16).is_ok()))
-                .with_context(|| last_lines(folder))?;
+            wait::until(&case.name, || rig.send(number, 16).is_ok())
+                .with_context(|| last_lines(folder, "server"))?;
         }
         Ok(rig)
     }
@@ -74,13 +100,14 @@ impl Rig {
     /// Sends requests through a case; CPU of the server in microseconds per request.
     pub fn visit(&self, case: usize, requests: usize) -> anyhow::Result<f64> {
         let before = self.server_time()?;
-        let sent = load::run(self.entry(case)?, requests)?;
+        let sent = self.send(case, requests)?;
         let ran = self.server_time()?.saturating_sub(before);
         Ok(ran.as_secs_f64() * 1e6 / sent as f64)
     }
 
-    fn entry(&self, case: usize) -> anyhow::Result<SocketAddr> {
-        self.entries.get(case).copied().context("there is such a case")
+    fn send(&self, case: usize, requests: usize) -> anyhow::Result<usize> {
+        let (entry, keys) = self.entries.get(case).context("there is such a case")?;
+        load::run(*entry, requests, *keys)
     }
 
     /// What all threads of the server have run so far.
@@ -94,22 +121,27 @@ impl Rig {
     }
 }
 
-fn process(
+/// An Envoy on a set of cores, with so many workers.
+pub fn process(
     folder: &Path,
     name: &str,
-    core: &str,
+    (cores, workers): (&str, u32),
     listeners: Vec<Value>,
     clusters: Vec<Value>,
 ) -> anyhow::Result<Process> {
     let file = folder.join(format!("{name}.json"));
     // What it writes down about itself every few seconds is not a request's.
-    let bootstrap = json!({ "stats_flush_interval": "299s", "static_resources": { "listeners": listeners, "clusters": clusters } });
+    let bootstrap = json!({
+        "node": { "id": name, "cluster": "bench" },
+        "stats_flush_interval": "299s",
+        "static_resources": { "listeners": listeners, "clusters": clusters },
+    });
     std::fs::write(&file, bootstrap.to_string())?;
     let envoy = tools::envoy()?;
     let mut command = match Command::new("taskset").arg("-V").stdout(Stdio::null()).status() {
         Ok(_) => {
             let mut command = Command::new("taskset");
-            command.args(["-c", core]).arg(envoy);
+            command.args(["-c", cores]).arg(envoy);
             command
         }
         Err(_) => Command::new(envoy),
@@ -118,21 +150,21 @@ fn process(
     let child = command
         .arg("-c")
         .arg(&file)
-        .args(["--use-dynamic-base-id", "--concurrency", "1", "--log-level", "warning"])
+        .args(["--use-dynamic-base-id", "--log-level", "warning", "--concurrency", &workers.to_string()])
         .stdout(Stdio::null())
         .stderr(log)
         .spawn()?;
     Ok(Process(child))
 }
 
-/// What the server said last, for people.
-fn last_lines(folder: &Path) -> String {
-    let log = std::fs::read_to_string(folder.join("server.log")).unwrap_or_default();
+/// What an Envoy said last, for people.
+pub fn last_lines(folder: &Path, name: &str) -> String {
+    let log = std::fs::read_to_string(folder.join(format!("{name}.log"))).unwrap_or_default();
     let lines: Vec<&str> = log.lines().rev().take(5).collect();
     lines.into_iter().rev().map(|line| line.chars().take(400).collect::<String>() + "\n").collect()
 }
 
-fn free_port() -> anyhow::Result<u16> {
+pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
 }
 
@@ -144,7 +176,8 @@ fn route(cluster: &str) -> Value {
     json!({ "route": { "cluster": cluster } })
 }
 
-fn listener(port: u16, mut filters: Vec<Value>, action: Value, tls: Option<Value>) -> Value {
+/// A listener for HTTP with these filters, and what becomes of all requests behind them.
+pub fn listener(port: u16, mut filters: Vec<Value>, action: Value, tls: Option<Value>) -> Value {
     let mut route = json!({ "match": { "prefix": "/" } });
     if let (Some(route), Value::Object(action)) = (route.as_object_mut(), action) {
         route.extend(action);

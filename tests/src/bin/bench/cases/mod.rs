@@ -1,6 +1,8 @@
 //! What is measured: the HTTP filters of each listener. A file for each thing that the filter does.
 
-mod authorization;
+pub mod authorization;
+mod breakers;
+mod limits;
 
 use std::path::{Path, PathBuf};
 
@@ -19,15 +21,66 @@ pub struct Case {
     pub filters: Vec<Value>,
     /// Costs milliseconds a request, so it gets fewer of them.
     pub slow: bool,
+    /// How many values of `x-key` its requests have, one after the other.
+    pub keys: usize,
+    /// Who calls is the own application, without TLS: the listener of a caller's sidecar.
+    pub plain: bool,
+    /// Envoy's own outlier detection is on for the application.
+    pub watched: bool,
 }
 
 impl Case {
     pub fn new(name: impl Into<String>, filters: Vec<Value>) -> Self {
-        Self { name: name.into(), filters, slow: false }
+        Self { name: name.into(), filters, slow: false, keys: 1, plain: false, watched: false }
     }
 
     pub fn slow(self, slow: bool) -> Self {
         Self { slow, ..self }
+    }
+
+    pub fn keys(self, keys: usize) -> Self {
+        Self { keys, ..self }
+    }
+
+    pub fn plain(self) -> Self {
+        Self { plain: true, ..self }
+    }
+
+    pub fn watched(self) -> Self {
+        Self { watched: true, ..self }
+    }
+}
+
+/// What is measured together, in one pair of Envoys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Authorization,
+    Limits,
+    Breakers,
+}
+
+impl Part {
+    pub const ALL: [Self; 3] = [Self::Authorization, Self::Limits, Self::Breakers];
+
+    /// As the command line names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Authorization => "authorization",
+            Self::Limits => "limits",
+            Self::Breakers => "breakers",
+        }
+    }
+
+    /// Its cases; the first has no filter.
+    pub fn cases(self, modules: &Modules) -> anyhow::Result<Vec<Case>> {
+        let mut cases = vec![Case::new("no filter", vec![]), Case::new("no filter again (noise)", vec![])];
+        cases.push(Case::new("wasm that does nothing", vec![wasm(&modules.noop, "noop", b"")?]));
+        cases.extend(match self {
+            Self::Authorization => authorization::cases(modules)?,
+            Self::Limits => limits::cases(modules)?,
+            Self::Breakers => breakers::cases(modules)?,
+        });
+        Ok(cases)
     }
 }
 
@@ -49,20 +102,12 @@ impl Modules {
     }
 }
 
-/// All cases; the first has no filter.
-pub fn all(modules: &Modules) -> anyhow::Result<Vec<Case>> {
-    let mut cases = vec![Case::new("no filter", vec![]), Case::new("no filter again (noise)", vec![])];
-    cases.push(Case::new("wasm that does nothing", vec![wasm(&modules.noop, "noop", b"")?]));
-    cases.extend(authorization::cases(modules)?);
-    Ok(cases)
-}
-
 /// A wasm filter with a configuration. Each case has a VM of its own, so that none profits from another's caches.
 pub fn wasm(module: &Path, vm: &str, configuration: &[u8]) -> anyhow::Result<Value> {
     let mut config =
         serde_json::to_value(filter::wasm(Layer::Http, &module.to_string_lossy(), configuration))?;
     if let Some(plugin) = config.get_mut("config") {
-        let id = format!("{vm}-{}", configuration.len());
+        let id = format!("{vm}-{:016x}", hash(configuration));
         if let Some(vm) = plugin.get_mut("vm_config").and_then(Value::as_object_mut) {
             vm.insert("vm_id".into(), id.into());
         }
@@ -74,6 +119,12 @@ pub fn wasm(module: &Path, vm: &str, configuration: &[u8]) -> anyhow::Result<Val
 pub fn guarded(module: &Path, configuration: &[u8]) -> anyhow::Result<Vec<Value>> {
     let guard = serde_json::to_value(filter::guard(Layer::Http))?;
     Ok(vec![wasm(module, "guarded", configuration)?, guard])
+}
+
+/// FNV-1a: tells configurations apart.
+fn hash(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// The least that a wasm filter can be: called for the request's headers, it continues.
