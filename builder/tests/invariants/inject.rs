@@ -92,6 +92,7 @@ fn strip(value: &mut Value) {
             items.retain(|item| !ours(item));
             items.iter_mut().for_each(strip);
         }
+        Value::Tagged(tagged) => strip(&mut tagged.value),
         _ => {}
     }
 }

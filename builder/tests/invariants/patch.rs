@@ -99,6 +99,7 @@ fn strip(value: &mut Value) {
             // What this reader does not take (a key twice) it cannot judge.
             *value = read(text).map_or(Value::Null, Value::Sequence);
         }
+        Value::Tagged(tagged) => strip(&mut tagged.value),
         _ => {}
     }
 }
