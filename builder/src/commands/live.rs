@@ -9,8 +9,9 @@ use serde_json::json;
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::live::client::{Cluster, Target};
-use crate::live::patch::{Module, Wanted};
+use crate::live::module::Module;
 use crate::live::plan::Plan;
+use crate::live::select::Wanted;
 
 /// With one of the first four the arguments are objects of a cluster and not files.
 #[derive(Debug, Default, clap::Args)]
@@ -113,6 +114,18 @@ impl Live {
         plan: &Plan,
         show: Show,
     ) -> Result<Exit, Failure> {
+        self.carry_out_noted(console, cluster, plan, show, &mut || Ok(()))
+    }
+
+    /// The same; `note` is called when all is asked and tried, before the first write.
+    pub fn carry_out_noted(
+        &self,
+        console: &mut Console<'_>,
+        cluster: &Cluster,
+        plan: &Plan,
+        show: Show,
+        note: &mut dyn FnMut() -> Result<(), Failure>,
+    ) -> Result<Exit, Failure> {
         for remark in &plan.remarks {
             console.report(remark);
         }
@@ -167,6 +180,7 @@ impl Live {
                 return Ok(Exit::Failure);
             }
         }
+        note()?;
         let written =
             plan.write(cluster, self.force_conflicts, &self.backup_dir, &mut |line| console.note(line))?;
         for path in &written.backups {

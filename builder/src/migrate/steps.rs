@@ -16,7 +16,7 @@ use crate::diagnostic::{Diagnostic, Failure, Severity, Source};
 use crate::envoy::{self, BOOTSTRAP_FILE, Placement};
 use crate::inject::{self, Options};
 use crate::kube::{self, Filter};
-use crate::live::patch::Module;
+use crate::live::module::Module;
 use crate::mesh::{self, Resolved, ports};
 use crate::patch::edit::Editor;
 use crate::patch::splice::{self, Edit};

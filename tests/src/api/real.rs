@@ -295,6 +295,6 @@ fn fingerprint(sources: &Path) -> anyhow::Result<String> {
     for file in ["go.mod", "go.sum", "etcd/main.go", "apiserver/main.go"] {
         all.extend(fs::read(sources.join(file)).with_context(|| file.to_owned())?);
     }
-    let digest = meshward_builder::live::patch::Module::new(all).sha256;
+    let digest = meshward_builder::live::module::Module::new(all).sha256;
     Ok(digest.get(..12).unwrap_or_default().to_owned())
 }
