@@ -33,6 +33,73 @@ fn on_the_api_server_of_the_tests() {
     assert!(api.writes() > 0);
 }
 
+/// The server goes away between two objects of one step: what was written of it is noted, and taken back or done to its end.
+#[test]
+fn a_half_step_of_a_migration_is_not_lost() {
+    let api = FakeApi::start().unwrap();
+    let scene = Scene { api: &api, namespace: "half", folder: tempfile::tempdir().unwrap() };
+    std::fs::write(scene.file("module.wasm"), b"\0asm-a-module").unwrap();
+    for (name, port) in [("books", 5288), ("authors", 5300), ("web", 5289)] {
+        let settings =
+            if name == "web" { json!([{"configMapRef": {"name": "settings"}}]) } else { json!([]) };
+        let container = json!({"name": "app", "image": "app:1", "envFrom": settings,
+            "ports": [{"containerPort": port, "protocol": "TCP"}]});
+        scene.deployment(name, &json!({"containers": [container]}));
+        api.write(
+            "kubectl-create",
+            &json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "half"},
+                "spec": {"selector": {"app": name}, "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]}}),
+        );
+        api.write("kubectl-create", &json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+            "metadata": {"name": format!("{name}-mtls-cert"), "namespace": "half"}, "data": {"tls.crt": "AAEC"}}));
+    }
+    scene.config_map(
+        "settings",
+        &json!({"data": {"Books": "http://books:5288", "Authors": "http://authors:5300"}}),
+    );
+    let (module, mesh) = (scene.file("module.wasm"), scene.file("mesh.yaml"));
+    let said = scene.migrate("plan", &["--wasm", module.to_str().unwrap(), "--mesh", mesh.to_str().unwrap()]);
+    assert_eq!(said.code, Exit::Success, "{}", said.err);
+    let status = || -> Vec<(String, String)> {
+        let status: Value = serde_json::from_str(&scene.migrate("status", &["-o", "json"]).out).unwrap();
+        let text = |step: &Value, key: &str| step[key].as_str().unwrap().to_owned();
+        let steps = status["steps"].as_array().unwrap();
+        steps.iter().map(|step| (text(step, "step"), text(step, "state"))).collect()
+    };
+    let half = "setting:settings/Books";
+    for (step, _) in status().into_iter().take_while(|(step, _)| step != half) {
+        let said = scene.migrate("apply", &[&step, "--yes", "--force-conflicts"]);
+        assert_eq!(said.code, Exit::Success, "{step}: {}", said.err);
+    }
+    let seen = || {
+        let pod = scene.there("Deployment", "web")["spec"]["template"]["spec"].clone();
+        (scene.there("ConfigMap", "settings")["data"].clone(), pod)
+    };
+    let before = seen();
+    let cut_off = || {
+        api.die_after(1);
+        let said = scene.migrate("apply", &[half, "--yes", "--force-conflicts"]);
+        assert!(said.code == Exit::Failure && said.err.contains("no-answer"), "{}", said.err);
+        api.revive();
+        assert_ne!(seen(), before, "one of the two objects was written");
+        assert!(status().contains(&(half.to_owned(), "half".to_owned())), "{:?}", status());
+    };
+    cut_off();
+    let said = scene.migrate("undo", &["--yes", "--force-conflicts"]);
+    assert_eq!(said.code, Exit::Success, "{}", said.err);
+    assert_eq!(seen(), before, "the half is taken back");
+    cut_off();
+    let said = scene.migrate("apply", &["--yes", "--force-conflicts"]);
+    assert_eq!(said.code, Exit::Success, "{}", said.err);
+    let (data, pod) = seen();
+    let names = json!([{"ip": "127.0.0.1", "hostnames": ["authors", "books"]}]);
+    assert!(data["Books"] == "http://books:15006" && pod["hostAliases"] == names, "{data} {pod}");
+    assert!(status().contains(&(half.to_owned(), "done".to_owned())));
+    let said = scene.migrate("undo", &[half, "--yes", "--force-conflicts"]);
+    assert_eq!(said.code, Exit::Success, "{}", said.err);
+    assert_eq!(seen(), before, "and so is the whole");
+}
+
 #[test]
 fn on_a_real_api_server() {
     if let Some(api) = ApiServer::start().unwrap() {

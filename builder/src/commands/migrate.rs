@@ -221,6 +221,8 @@ fn show(state: &State, format: Format, console: &mut Console<'_>) {
     let word = |step: &Step| {
         if state.is_done(&step.name) {
             "done"
+        } else if state.done.iter().any(|done| done.step == step.name) {
+            "half"
         } else if Some(&step.name) == next.as_ref() {
             "next"
         } else {
@@ -280,22 +282,29 @@ fn apply(args: &StepArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
         _ => {}
     }
     let made = changes(&state, &step, &args.place.state_dir)?;
-    if !carry_out(args, &state, &made, console)? {
+    let store = store(&args.place);
+    let shown = state.clone();
+    // A step that is cut off, in the files or in the cluster, can be taken back, or be done to its end.
+    let mut begin = || -> Result<(), Failure> {
+        let mut kept = Vec::new();
+        for change in &made {
+            let before = change.before.as_deref().map(|text| store.keep(text)).transpose()?;
+            kept.push(Change { path: change.path.clone(), before, after: store.keep(&change.after)? });
+        }
+        state.begin(&step.name, kept);
+        Ok(store.save(&state)?)
+    };
+    if !carry_out(args, &shown, &made, &mut begin, console)? {
         return Ok(Exit::Success);
     }
-    let store = store(&args.place);
-    let mut kept = Vec::new();
-    for change in &made {
-        let before = change.before.as_deref().map(|text| store.keep(text)).transpose()?;
-        kept.push(Change { path: change.path.clone(), before, after: sha256(&change.after) });
-    }
-    // Noted before it is done: a step that is cut off can be taken back.
-    state.done.push(Done { step: step.name.clone(), changes: kept });
-    store.save(&state)?;
+    // Nothing had to be written in the cluster, or there is none.
+    begin()?;
     for change in &made {
         write(&change.path, &change.after)?;
         console.note(&format!("{}: {}", step.name, change.path.display()));
     }
+    state.finish(&step.name);
+    store.save(&state)?;
     console.note(&format!("{}: done; `meshward migrate undo {}` takes it back", step.name, step.name));
     if !state.on_cluster
         && matches!(
@@ -316,11 +325,12 @@ fn apply(args: &StepArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
     Ok(Exit::Success)
 }
 
-/// Shows the changes, and makes those of a cluster. Whether the files are to follow.
+/// Shows the changes, and makes those of a cluster, after `begin`. Whether the files are to follow.
 fn carry_out(
     args: &StepArgs,
     state: &State,
     made: &[FileChange],
+    begin: &mut dyn FnMut() -> Result<(), Failure>,
     console: &mut Console<'_>,
 ) -> Result<bool, Failure> {
     if !state.on_cluster {
@@ -343,7 +353,7 @@ fn carry_out(
         .collect();
     let plan = cluster::plan(&cluster, &objects, &state.namespace)?;
     let show = Show { diff: args.diff, ..Show::default() };
-    let exit = args.live.carry_out(console, &cluster, &plan, show)?;
+    let exit = args.live.carry_out_noted(console, &cluster, &plan, show, begin)?;
     Ok(exit == Exit::Success && !args.diff && !args.live.is_dry())
 }
 
@@ -374,12 +384,16 @@ fn undo(args: &StepArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
     }
     let store = store(&args.place);
     let (mut made, mut gone, mut mistakes) = (Vec::new(), Vec::new(), Vec::new());
-    let done = state.done.get(at).cloned().unwrap_or(Done { step: String::new(), changes: Vec::new() });
+    let Some(done) = state.done.get(at).cloned() else { return Ok(Exit::Success) };
     for change in &done.changes {
         let now = std::fs::read_to_string(&change.path).ok();
         let before = change.before.as_deref().map(|name| store.kept(name)).transpose()?;
-        // As it was before: a step that was cut off, or undone in part.
+        // As it was before: a step that was cut off, or undone in part. The cluster may have it nevertheless.
         if now == before {
+            if let Some(before) = before.filter(|_| state.on_cluster) {
+                let after = store.kept(&change.after)?;
+                made.push(FileChange { path: change.path.clone(), before: Some(after), after: before });
+            }
             continue;
         }
         if now.as_deref().map(sha256).as_ref() != Some(&change.after) {
@@ -410,7 +424,8 @@ fn undo(args: &StepArgs, console: &mut Console<'_>) -> Result<Exit, Failure> {
     if !mistakes.is_empty() {
         return Err(mistakes.into());
     }
-    if !carry_out(args, &state, &made, console)? {
+    let mut nothing = || Ok(());
+    if !carry_out(args, &state, &made, &mut nothing, console)? {
         return Ok(Exit::Success);
     }
     for change in &made {

@@ -37,6 +37,9 @@ pub struct State {
 pub struct Done {
     pub step: String,
     pub changes: Vec<Change>,
+    /// It was begun and did not come to its end: what there is of it can be taken back, or the rest be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
 }
 
 /// A file that a step changed.
@@ -46,7 +49,7 @@ pub struct Change {
     pub path: PathBuf,
     /// The sha256 of the text before, which is kept under that name. None: there was no file.
     pub before: Option<String>,
-    /// The sha256 of the text after.
+    /// The sha256 of the text after, which is kept, too.
     pub after: String,
 }
 
@@ -125,8 +128,30 @@ impl Store {
 }
 
 impl State {
+    /// From its begin to its end.
     pub fn is_done(&self, step: &str) -> bool {
-        self.done.iter().any(|done| done.step == step)
+        self.done.iter().any(|done| done.step == step && !done.unfinished)
+    }
+
+    /// Notes that a step begins, before anything of it is done. One that begins again keeps what was there at first.
+    pub fn begin(&mut self, step: &str, changes: Vec<Change>) {
+        if let Some(known) = self.done.iter_mut().find(|done| done.step == step) {
+            for change in changes {
+                match known.changes.iter_mut().find(|one| one.path == change.path) {
+                    Some(one) => one.after = change.after,
+                    None => known.changes.push(change),
+                }
+            }
+        } else {
+            self.done.push(Done { step: step.to_owned(), changes, unfinished: true });
+        }
+    }
+
+    /// Notes that a step came to its end.
+    pub fn finish(&mut self, step: &str) {
+        for done in self.done.iter_mut().filter(|done| done.step == step) {
+            done.unfinished = false;
+        }
     }
 
     /// The step of a name.

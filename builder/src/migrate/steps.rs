@@ -286,6 +286,8 @@ fn expose(slice: &str, port: u16) -> Result<String, Diagnostic> {
     merge(slice, edits)
 }
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// The pod finds a name on its own loopback.
 fn alias(slice: &str, host: &str) -> Result<String, Diagnostic> {
     let tree = Tree::parse(slice).map_err(|error| Diagnostic::error("not-yaml", error.message))?;
@@ -295,7 +297,7 @@ fn alias(slice: &str, host: &str) -> Result<String, Diagnostic> {
         .first()
         .and_then(|root| tree.value(tree.value(tree.value(*root, "spec")?, "template")?, "spec"))
         .ok_or_else(|| Diagnostic::error("no-pod", "the workload has no pod template"))?;
-    let own = json!({"ip": "127.0.0.1", "hostnames": [host]});
+    let own = json!({"ip": LOOPBACK, "hostnames": [host]});
     let edit = match tree.value(spec, "hostAliases") {
         Some(list) => {
             let names = tree.items(list).iter().filter_map(|item| tree.value(*item, "hostnames"));
@@ -303,7 +305,12 @@ fn alias(slice: &str, host: &str) -> Result<String, Diagnostic> {
             if there {
                 return Ok(slice.to_owned());
             }
-            editor.insert_items(list, tree.items(list).len(), &[own])
+            // An address is there once: it is the list's key for the API server.
+            let known = tree.items(list).iter().find(|item| tree.text_at(**item, "ip") == Some(LOOPBACK));
+            match known.and_then(|item| tree.value(*item, "hostnames")) {
+                Some(names) => editor.insert_items(names, tree.items(names).len(), &[json!(host)]),
+                None => editor.insert_items(list, tree.items(list).len(), &[own]),
+            }
         }
         None => editor.insert_entries(spec, 0, &[("hostAliases", json!([own]))]),
     };

@@ -45,6 +45,8 @@ pub struct FakeApi {
     dead: Arc<AtomicBool>,
     /// Writes that were carried out.
     writes: Arc<AtomicUsize>,
+    /// The count of writes after which it is dead.
+    last: Arc<AtomicUsize>,
     folder: tempfile::TempDir,
     address: String,
 }
@@ -60,14 +62,23 @@ impl FakeApi {
             state: Arc::default(),
             dead: Arc::default(),
             writes: Arc::default(),
+            last: Arc::new(AtomicUsize::new(usize::MAX)),
             folder: tempfile::tempdir()?,
             address: format!("http://{}", listener.local_addr()?),
         };
         let (state, dead, writes) = (Arc::clone(&api.state), Arc::clone(&api.dead), Arc::clone(&api.writes));
+        let last = Arc::clone(&api.last);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (state, dead, writes) = (Arc::clone(&state), Arc::clone(&dead), Arc::clone(&writes));
-                std::thread::spawn(move || serve(stream, &state, &dead, &writes));
+                let last = Arc::clone(&last);
+                std::thread::spawn(move || {
+                    let gone = || {
+                        dead.load(Ordering::SeqCst)
+                            || writes.load(Ordering::SeqCst) >= last.load(Ordering::SeqCst)
+                    };
+                    serve(stream, &state, &gone, &writes);
+                });
             }
         });
         Ok(api)
@@ -76,6 +87,11 @@ impl FakeApi {
     /// How many writes were carried out.
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
+    }
+
+    /// Dies by itself after so many more writes.
+    pub fn die_after(&self, writes: usize) {
+        self.last.store(self.writes() + writes, Ordering::SeqCst);
     }
 }
 
@@ -114,6 +130,7 @@ impl Api for FakeApi {
 
     fn revive(&self) {
         self.dead.store(false, Ordering::SeqCst);
+        self.last.store(usize::MAX, Ordering::SeqCst);
     }
 }
 
@@ -392,11 +409,11 @@ fn status(code: u16, reason: &str, message: &str, details: &Value) -> (u16, Valu
 }
 
 /// The requests of one connection.
-fn serve(mut stream: TcpStream, state: &Mutex<State>, dead: &AtomicBool, writes: &AtomicUsize) {
+fn serve(mut stream: TcpStream, state: &Mutex<State>, gone: &dyn Fn() -> bool, writes: &AtomicUsize) {
     let mut buffer = Vec::new();
     loop {
         let Some((head, body)) = request(&mut stream, &mut buffer) else { return };
-        if dead.load(Ordering::SeqCst) {
+        if gone() {
             return;
         }
         let (code, answer) = answer(&mut lock(state), &head, &body, writes);
