@@ -5,8 +5,10 @@
     reason = "a test: helpers outside `#[test]` functions are not exempt by clippy.toml"
 )]
 
-use meshward_builder::inject::{Options, inject, uninject};
+use meshward_builder::diagnostic::Source;
+use meshward_builder::inject::{Options, inject, redirects, uninject};
 use meshward_builder::kube::{Distribution, Filter};
+use meshward_builder::mesh::load_sources;
 use serde_json::{Value, json};
 
 fn options(distribution: Distribution) -> Options {
@@ -156,4 +158,93 @@ fn the_module_comes_from_where_it_is_said_to() {
             assert!(native == (pod["initContainers"][1]["name"] == "envoy"), "it comes before the sidecar");
         }
     }
+}
+
+/// A mesh that leads the traffic of `web` to its sidecar, as `meshward inject --mesh` takes it.
+fn redirecting() -> Options {
+    let text = format!(
+        "apiVersion: meshward.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: m}}\nspec:\n  trustDomain: t.example\n  \
+         interception: {{image: 'i@sha256:{}', outside: pass, exclude: {{inboundPorts: [9090]}}}}\n  \
+         services: [{{name: web, port: 8000}}]\n",
+        "ab".repeat(32)
+    );
+    let mesh = load_sources(&[Source::new("mesh.yaml", text)]).unwrap();
+    Options { redirects: redirects(&mesh), ..options(Distribution::ConfigMap) }
+}
+
+#[test]
+fn traffic_is_led_to_the_sidecar_where_the_mesh_says_so() {
+    let first = "      initContainers:\n      - {name: first, image: i}\n";
+    for spec in ["", first, "      initContainers: # none\n", "      initContainers: []\n"] {
+        for native in [false, true] {
+            let copies = Distribution::InitContainer(format!("f@sha256:{}", "cd".repeat(32)));
+            for distribution in [Distribution::ConfigMap, copies] {
+                let copied = distribution != Distribution::ConfigMap;
+                let filter = options(distribution).filter;
+                let pod = injected(&deployment(spec, ""), &Options { native, filter, ..redirecting() });
+                let names: Vec<&str> = pod["initContainers"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|container| container["name"].as_str().unwrap())
+                    .collect();
+                // Those of others keep their network where there is no sidecar yet.
+                let mut expected = if copied { vec!["meshward-filter"] } else { Vec::new() };
+                let others: &[&str] = if spec == first { &["first"] } else { &[] };
+                if native {
+                    expected.extend(["meshward-redirect", "envoy"]);
+                    expected.extend(others);
+                } else {
+                    expected.extend(others);
+                    expected.push("meshward-redirect");
+                }
+                assert_eq!(names, expected, "{spec}");
+                let list = if native { "initContainers" } else { "containers" };
+                assert_eq!(named(&pod[list], "envoy")["securityContext"]["runAsUser"], 15001);
+                let rules =
+                    named(&pod["initContainers"], "meshward-redirect")["env"][0]["value"].as_str().unwrap();
+                assert!(rules.contains("--dport 8000 -j REDIRECT --to-ports 15001\n"), "{rules}");
+                assert!(rules.contains("--uid-owner 15001 -j RETURN\n"), "{rules}");
+            }
+        }
+    }
+    // With it and without it are two sidecars: the pods are replaced.
+    let (with, without) = (redirecting(), options(Distribution::ConfigMap));
+    assert_ne!(with.checksum("web"), without.checksum("web"));
+}
+
+#[test]
+fn what_cannot_be_led_to_a_sidecar_is_refused() {
+    let probe = |action: &str| format!("        readinessProbe: {{{action}}}\n");
+    for (spec, container, code) in [
+        ("", probe("httpGet: {path: /, port: 8000}"), Some("captured-probe")),
+        (
+            "",
+            probe("httpGet: {path: /, port: web}") + "        ports: [{name: web, containerPort: 8000}]\n",
+            Some("captured-probe"),
+        ),
+        ("", probe("tcpSocket: {port: 7000}"), Some("captured-probe")),
+        ("", probe("grpc: {port: 8000}"), Some("captured-probe")),
+        ("", probe("exec: {command: [a]}"), None),
+        ("", probe("httpGet: {path: /, port: 9090}"), None),
+        (
+            "",
+            probe("httpGet: {path: /, port: metrics}")
+                + "        ports: [{name: metrics, containerPort: 9090}]\n",
+            None,
+        ),
+        ("", "        securityContext: {runAsUser: 15001}\n".to_owned(), Some("sidecar-user")),
+        ("      securityContext: {runAsUser: 15001}\n", String::new(), Some("sidecar-user")),
+        ("      securityContext: {runAsUser: 101}\n", String::new(), None),
+    ] {
+        let text = deployment(spec, &container);
+        let outcome = inject(&text, &redirecting()).unwrap();
+        let found = outcome.findings.first().map(|finding| finding.code);
+        assert_eq!((found, outcome.text == text), (code, code.is_some()), "{text}: {:?}", outcome.findings);
+        // Without interception all of it is as ever.
+        assert!(!inject(&text, &options(Distribution::ConfigMap)).unwrap().failed());
+    }
+    let text = deployment("      initContainers: [{name: meshward-redirect, image: e}]\n", "");
+    let outcome = inject(&text, &redirecting()).unwrap();
+    assert!(outcome.text == text && outcome.findings[0].message.contains("container `meshward-redirect`"));
 }

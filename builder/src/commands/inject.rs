@@ -112,7 +112,7 @@ fn options(args: &Args) -> Result<Options, Failure> {
         .help("give them all to --filter-sha256, or the module to --wasm")
         .into());
     }
-    let (mut image, mut services) = (ENVOY_IMAGE.to_owned(), None);
+    let (mut image, mut services, mut redirects) = (ENVOY_IMAGE.to_owned(), None, BTreeMap::new());
     if !args.mesh.is_empty() {
         let mesh = mesh::load(&args.mesh)?;
         if let Some(provider) = mesh.certificates.provider
@@ -135,10 +135,11 @@ fn options(args: &Args) -> Result<Options, Failure> {
             hashes.insert(service.name.clone(), hash);
         }
         services = Some(hashes);
+        redirects = inject::redirects(&mesh);
         image.clone_from(&mesh.envoy_image);
     }
     let image = args.image.clone().unwrap_or(image);
-    Ok(Options { image, filter, native: args.native, service: args.service.clone(), services })
+    Ok(Options { image, filter, native: args.native, service: args.service.clone(), services, redirects })
 }
 
 fn hex12(digest: &[u8]) -> String {

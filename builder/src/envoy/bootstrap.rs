@@ -7,7 +7,7 @@ use super::types::{
     Address, Admin, Bootstrap, Extension, Node, OverloadAction, OverloadManager, StaticResources,
     StatsConfig, TagSpecifier, Threshold, Trigger,
 };
-use super::{Plugins, cluster, listener};
+use super::{Plugins, captured, cluster, listener};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 
@@ -35,6 +35,9 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
     listeners.push(listener::health(service, place));
     let mut clusters: Vec<_> = cluster::application(service, place).into_iter().collect();
     clusters.extend(callees.iter().map(|callee| cluster::callee(mesh, service, callee, place)));
+    if let Some(interception) = place.interception(mesh).filter(|_| !service.is_edge()) {
+        clusters.extend(captured::clusters(interception, mesh, service, place));
+    }
     clusters.push(cluster::admin(place));
     if let Secrets::Agent { socket, .. } = &place.secrets {
         clusters.push(cluster::agent(socket));

@@ -8,8 +8,8 @@ use super::http::{UPSTREAM_CONNECTION_DURATION, http2_limits};
 use super::placement::{Place, Target};
 use super::types::{
     Address, Any, AnyValue, CircuitBreakers, Cluster, ClusterLoadAssignment, Empty, Endpoint,
-    HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, Pipe, Thresholds, UpstreamHttp,
-    UseDownstreamProtocol,
+    HttpProtocolOptions, LbEndpoint, LocalityLbEndpoints, OriginalDstLbConfig, Pipe, Thresholds,
+    UpstreamHttp, UseDownstreamProtocol,
 };
 use super::{agent, native, tls};
 use crate::mesh::model::Protocol;
@@ -20,6 +20,8 @@ use crate::policy::Mode;
 /// The own application and the own admin interface. No service can have these names: they have an underscore.
 pub const APPLICATION: &str = "local_application";
 pub const ADMIN: &str = "local_admin";
+/// What was caught on its way out of the mesh, to where it was going.
+pub const PASSED: &str = "captured_outside";
 
 /// Concurrency towards the own application is its own affair and that of the limits that a policy sets: Envoy's
 /// defaults (1024) would answer 503 in its place.
@@ -36,10 +38,11 @@ pub fn at(name: &str, address: Option<Address>) -> Cluster {
         dns_lookup_family: None,
         dns_refresh_rate: None,
         lb_policy: None,
-        load_assignment: ClusterLoadAssignment {
+        load_assignment: Some(ClusterLoadAssignment {
             cluster_name: name.to_owned(),
             endpoints: vec![LocalityLbEndpoints { lb_endpoints }],
-        },
+        }),
+        original_dst_lb_config: None,
         circuit_breakers: None,
         outlier_detection: None,
         common_lb_config: None,
@@ -88,7 +91,15 @@ fn http_options(
 /// The application of this pod. `None` for an edge, which has none.
 pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
     let mut cluster = at(APPLICATION, Some(Address::ip(place.loopback, service.port?)));
-    cluster.circuit_breakers = Some(CircuitBreakers {
+    cluster.circuit_breakers = Some(unlimited());
+    if service.protocol == Protocol::Http {
+        cluster.typed_extension_protocol_options = http_options(None, ForCall::default());
+    }
+    Some(cluster)
+}
+
+fn unlimited() -> CircuitBreakers {
+    CircuitBreakers {
         thresholds: vec![Thresholds {
             max_connections: Some(UNLIMITED),
             max_pending_requests: Some(UNLIMITED),
@@ -97,11 +108,7 @@ pub fn application(service: &Service, place: &Place<'_>) -> Option<Cluster> {
             retry_budget: None,
             track_remaining: false,
         }],
-    });
-    if service.protocol == Protocol::Http {
-        cluster.typed_extension_protocol_options = http_options(None, ForCall::default());
     }
-    Some(cluster)
 }
 
 /// The admin interface, for the health listener.
@@ -135,4 +142,36 @@ pub fn callee(mesh: &Resolved, caller: &Service, callee: &Service, place: &Place
         cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION), call);
     }
     cluster
+}
+
+pub fn captured_name(callee: &Service) -> String {
+    format!("captured_{}", callee.name)
+}
+
+/// A TCP callee at the address that was meant: its sidecar there, by mTLS, and no other identity than the callee's.
+pub fn captured(mesh: &Resolved, caller: &Service, to: &Service, place: &Place<'_>) -> Cluster {
+    let name = captured_name(to);
+    let address = OriginalDstLbConfig { upstream_port_override: ports::INBOUND };
+    Cluster { original_dst_lb_config: Some(address), ..original(callee(mesh, caller, to, place), name) }
+}
+
+/// Whatever is not in the mesh, as it is.
+pub fn passed() -> Cluster {
+    let mut cluster = original(at(PASSED, None), PASSED.to_owned());
+    cluster.circuit_breakers = Some(unlimited());
+    cluster.typed_extension_protocol_options = http_options(None, ForCall::default());
+    cluster
+}
+
+/// The same towards the address that a captured connection was meant for.
+fn original(cluster: Cluster, name: String) -> Cluster {
+    Cluster {
+        name,
+        discovery_type: "ORIGINAL_DST",
+        dns_lookup_family: None,
+        dns_refresh_rate: None,
+        lb_policy: Some("CLUSTER_PROVIDED"),
+        load_assignment: None,
+        ..cluster
+    }
 }

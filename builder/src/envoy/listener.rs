@@ -6,7 +6,7 @@ use super::placement::Place;
 use super::types::{
     AdditionalAddress, Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy,
 };
-use super::{Plugins, access_log, cluster, routes, tls};
+use super::{Plugins, access_log, captured, cluster, routes, tls};
 use crate::compile;
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
@@ -32,11 +32,12 @@ fn listener(name: &str, direction: &'static str, address: Address, chains: Vec<F
         per_connection_buffer_limit_bytes: BUFFER_LIMIT,
         listener_filters: Vec::new(),
         filter_chains: chains,
+        filter_chain_matcher: None,
         listener_filters_timeout: None,
     }
 }
 
-fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
+pub(super) fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
     FilterChain {
         name: name.to_owned(),
         filter_chain_match: None,
@@ -107,7 +108,7 @@ fn inbound_filters(
     }
 }
 
-/// 15006: plain HTTP from the own application.
+/// 15006: plain HTTP from the own application, and what is caught of it.
 pub fn outbound(
     mesh: &Resolved,
     service: &Service,
@@ -119,10 +120,14 @@ pub fn outbound(
     let routes = routes::outbound(mesh, service, callees);
     let manager = http::connection_manager(Side::Outbound, routes, filters);
     let address = Address::ip(place.loopback, ports::OUTBOUND);
-    listener("outbound", "OUTBOUND", address, vec![chain("http", vec![manager])])
+    let mut listener = listener("outbound", "OUTBOUND", address, vec![chain("http", vec![manager])]);
+    if let Some(interception) = place.interception(mesh) {
+        captured::extend(&mut listener, interception, mesh, service, place, plugins);
+    }
+    listener
 }
 
-fn outbound_filters(place: &Place<'_>, plugins: &Plugins) -> Vec<Extension> {
+pub(super) fn outbound_filters(place: &Place<'_>, plugins: &Plugins) -> Vec<Extension> {
     let deny_all = &plugins.outbound_deny_all;
     let filter = filter::discovered(Layer::Http, &place.config, OUTBOUND_FILE, &place.filter, deny_all);
     vec![filter, filter::guard(Layer::Http)]
@@ -165,7 +170,7 @@ pub fn health(service: &Service, place: &Place<'_>) -> Listener {
 
 /// `checked`: the connection to the application waits for the first bytes, and so for the filter's word on them. Else
 /// a server that speaks first would greet a caller that nobody has looked at yet.
-fn tcp_proxy(
+pub(super) fn tcp_proxy(
     stat_prefix: &str,
     cluster: &str,
     max_duration: Option<&'static str>,

@@ -7,6 +7,7 @@
 mod access_log;
 mod agent;
 mod bootstrap;
+mod captured;
 mod cluster;
 pub mod filter;
 mod http;

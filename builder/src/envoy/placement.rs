@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use crate::mesh::{Resolved, Service};
+use crate::mesh::{Interception, Resolved, Service};
 
 /// Addresses and folders of every sidecar.
 #[derive(Clone, Debug)]
@@ -76,6 +76,11 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// Whether traffic is caught here: in a pod it can be, on this machine there is only the one network.
+    pub fn interception<'m>(&self, mesh: &'m Resolved) -> Option<&'m Interception> {
+        mesh.interception.as_ref().filter(|_| matches!(self.placement, Placement::Kubernetes { .. }))
+    }
+
     pub fn of(placement: &'a Placement, service: &Service) -> Self {
         let text = |path: &Path| path.display().to_string();
         match placement {

@@ -5,6 +5,7 @@ use super::types::{
     StringMatcher, VirtualHost,
 };
 use super::{cluster, native};
+use crate::mesh::model::Outside;
 use crate::mesh::{Edge, EdgeRoute, Resolved, Service};
 use crate::native::for_call;
 
@@ -64,6 +65,29 @@ pub fn outbound(mesh: &Resolved, caller: &Service, callees: &[&Service]) -> Rout
         _ => host("unknown-host", any, vec![unknown_host(mesh, callees)]),
     });
     configuration("outbound", hosts)
+}
+
+/// The same for what was caught on its way to somebody: a host that is no callee's is no callee's, even of a single one.
+pub fn captured(
+    mesh: &Resolved,
+    caller: &Service,
+    callees: &[&Service],
+    outside: Outside,
+) -> RouteConfiguration {
+    let named = |callee: &&Service| {
+        let mut domains = domains(callee);
+        // In another namespace the bare name is somebody else's.
+        domains.retain(|domain| *domain != callee.name || callee.namespace == caller.namespace);
+        host(&callee.name, domains, vec![route(everything(), to_callee(mesh, caller, callee))])
+    };
+    let mut hosts: Vec<_> = callees.iter().map(named).collect();
+    hosts.push(match outside {
+        Outside::Pass => {
+            host("outside", vec!["*".to_owned()], vec![route(everything(), to(cluster::PASSED))])
+        }
+        Outside::Refuse => host("unknown-host", vec!["*".to_owned()], vec![unknown_host(mesh, callees)]),
+    });
+    configuration("captured", hosts)
 }
 
 fn domains(callee: &Service) -> Vec<String> {

@@ -205,6 +205,9 @@ pub struct Listener {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listener_filters: Vec<Extension>,
     pub filter_chains: Vec<FilterChain>,
+    /// `xds.type.matcher.v3.Matcher` of the chains' names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_chain_matcher: Option<AnyValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener_filters_timeout: Option<&'static str>,
 }
@@ -426,7 +429,11 @@ pub struct Cluster {
     pub dns_refresh_rate: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lb_policy: Option<&'static str>,
-    pub load_assignment: ClusterLoadAssignment,
+    /// None exactly with the type `ORIGINAL_DST`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_assignment: Option<ClusterLoadAssignment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub original_dst_lb_config: Option<OriginalDstLbConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub circuit_breakers: Option<CircuitBreakers>,
     /// Ejects hosts.
@@ -438,6 +445,12 @@ pub struct Cluster {
     pub transport_socket: Option<Extension>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub typed_extension_protocol_options: BTreeMap<&'static str, AnyValue>,
+}
+
+/// `config.cluster.v3.Cluster.OriginalDstLbConfig`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct OriginalDstLbConfig {
+    pub upstream_port_override: u16,
 }
 
 /// Envoy's `circuit_breakers` are limits of concurrency, and not what opens and closes.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use serde_json::{Value, json};
 
-use super::sidecar::{CONTAINER, COPY, Options, VOLUMES};
+use super::sidecar::{CONTAINER, COPY, Options, REDIRECT, VOLUMES};
 use super::workload::{CHECKSUM, INJECTED, SERVICE, Workload, find};
 use crate::diagnostic::Severity;
 use crate::mesh::ports;
@@ -62,6 +62,9 @@ pub fn inject(text: &str, options: &Options) -> Result<Outcome, SyntaxError> {
                 let message = "the last line is a block scalar's, and has no line break";
                 let finding = Finding::error("no-line-break", message, place);
                 outcome.findings.push(finding.help("end the file with a line break, and try again"));
+            }
+            Ok(service) if unfit(&tree, &workload, options, &service).is_some() => {
+                outcome.findings.extend(unfit(&tree, &workload, options, &service));
             }
             Ok(service) => match add(&editor, &workload, options, &service) {
                 Some(added) => {
@@ -158,10 +161,31 @@ fn service(tree: &Tree, workload: &Workload, options: &Options) -> Result<String
     }
 }
 
+/// Why the traffic of a workload cannot be led to a sidecar.
+fn unfit(tree: &Tree, workload: &Workload, options: &Options, service: &str) -> Option<Finding> {
+    let redirect = options.redirects.get(service)?;
+    if let Some(place) = workload.user(tree, crate::mesh::INTERCEPTING_USER) {
+        let message = format!(
+            "{} runs as user {}, which is the sidecar's: what it sends would not be intercepted",
+            workload.label(),
+            crate::mesh::INTERCEPTING_USER
+        );
+        return Some(
+            Finding::error("sidecar-user", message, place).help("run the application as another user"),
+        );
+    }
+    let (container, kind, place) = workload.probed(tree, &redirect.open)?;
+    let message = format!(
+        "the {kind} of container `{container}` comes over the network, without a certificate, to a port that is intercepted"
+    );
+    let help = "make it an `exec` probe, or give it a port of its own and exclude that (`interception.exclude.inboundPorts`)";
+    Some(Finding::error("captured-probe", message, place).help(help))
+}
+
 /// A container or volume of somebody else that has one of our names.
 fn taken(tree: &Tree, workload: &Workload) -> Option<String> {
-    if workload.containers(tree).any(|name| name == COPY) {
-        return Some(format!("it has a container `{COPY}` of its own: give that one another name"));
+    if let Some(name) = workload.containers(tree).find(|name| [COPY, REDIRECT].contains(name)) {
+        return Some(format!("it has a container `{name}` of its own: give that one another name"));
     }
     if let Some((container, port)) = workload.ports(tree).find(|(_, port)| ports::RESERVED.contains(port)) {
         return Some(format!("its container `{container}` has port {port}, which is the sidecar's"));
@@ -185,16 +209,29 @@ fn add(editor: &Editor<'_>, workload: &Workload, options: &Options, service: &st
     let mut made: Vec<&str> = Vec::new();
     let spec = Place { editor, mapping: workload.spec };
     let mut before: Vec<Value> = options.init_container().into_iter().collect();
+    let redirect = options.redirects.get(service).map(|redirect| redirect.container.clone());
+    let others = tree.value(workload.spec, "initContainers").is_some_and(|list| !tree.items(list).is_empty());
+    let mut after = Vec::new();
     if native {
-        before.push(options.container(true));
+        before.extend(redirect);
+        before.push(options.container(service, true));
     } else {
+        // Others before the application reach the network as ever: there is no sidecar yet.
+        if others {
+            after.extend(redirect)
+        } else {
+            before.extend(redirect)
+        }
         let containers = tree.value(workload.spec, "containers")?;
         let last = tree.items(containers).len();
-        edits.push(editor.insert_items(containers, last, &[options.container(false)])?);
+        edits.push(editor.insert_items(containers, last, &[options.container(service, false)])?);
     }
     // Behind the item above, which may go to the same place: a list that is made comes after it.
     if !before.is_empty() {
         edits.push(spec.first("initContainers", before, "containers", &mut made)?);
+    }
+    if !after.is_empty() {
+        edits.push(spec.last("initContainers", after, "containers", &mut made)?);
     }
     edits.push(spec.last("volumes", options.volumes(service), "containers", &mut made)?);
     let annotated = |made: &[&str]| {
@@ -322,9 +359,11 @@ impl Ours {
         let note = tree.text_at(annotations, INJECTED)?;
         let made: Vec<&str> = note.split(',').collect();
         let mut ours = Self { items: Vec::new(), entries: Vec::new(), filled: Vec::new() };
-        for (key, names) in
-            [("containers", &[CONTAINER][..]), ("initContainers", &[CONTAINER, COPY]), ("volumes", &VOLUMES)]
-        {
+        for (key, names) in [
+            ("containers", &[CONTAINER][..]),
+            ("initContainers", &[CONTAINER, COPY, REDIRECT]),
+            ("volumes", &VOLUMES),
+        ] {
             ours.list(tree, workload.spec, key, names, &made);
         }
         if made.contains(&"metadata") {

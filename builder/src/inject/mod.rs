@@ -2,11 +2,11 @@
 //!
 //! The manifest stays its author's: [`apply`] splices with the same editor as [`crate::patch`], and `uninject` gives the
 //! bytes from before. [`workload`] finds pod templates and says which are left alone, [`sidecar`] says what is added.
-//! Traffic is not redirected: the application is told to call the sidecar, as in a rendered mesh.
+//! The application is told to call the sidecar, as in a rendered mesh, or its traffic is led there where the mesh says so.
 
 pub mod apply;
 pub mod sidecar;
 pub mod workload;
 
 pub use apply::{inject, uninject};
-pub use sidecar::Options;
+pub use sidecar::{Options, redirects};

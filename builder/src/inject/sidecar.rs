@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::envoy::{READY_PATH, pod};
-use crate::kube::{Filter, distribution};
-use crate::mesh::ports;
+use crate::kube::{Filter, distribution, redirect};
+use crate::mesh::{Resolved, Service, ports};
 
 /// The container's name.
 pub const CONTAINER: &str = "envoy";
@@ -16,6 +16,9 @@ pub const CONTAINER: &str = "envoy";
 pub const VOLUMES: [&str; 3] = ["envoy-config", "mtls-cert", distribution::VOLUME];
 /// The init container's name, where there is one.
 pub const COPY: &str = distribution::COPY;
+
+/// The init container that leads traffic to the sidecar, where there is one.
+pub const REDIRECT: &str = redirect::CONTAINER;
 
 /// The user `envoy` of the image.
 const USER: u32 = 101;
@@ -37,10 +40,32 @@ pub struct Options {
     /// The services of the mesh, each with the hash of what its Envoy reads only when it starts. None: any workload is
     /// a service.
     pub services: Option<BTreeMap<String, String>>,
+    /// By service, the init container that leads the traffic to the sidecar; none where the application calls it itself.
+    pub redirects: BTreeMap<String, Redirect>,
+}
+
+/// What leads a service's traffic to its sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redirect {
+    pub container: Value,
+    /// The ports of the pod that only mTLS reaches, or nobody, are all but these.
+    pub open: Vec<u16>,
+}
+
+/// The redirects of all services of a mesh.
+pub fn redirects(mesh: &Resolved) -> BTreeMap<String, Redirect> {
+    let one = |service: &Service| {
+        let container = serde_json::to_value(redirect::container(mesh, service)?).ok()?;
+        let excluded = mesh.interception.iter().flat_map(|interception| &interception.inbound_ports);
+        let open = excluded.copied().chain([ports::HEALTH]).collect();
+        Some((service.name.clone(), Redirect { container, open }))
+    };
+    mesh.services.iter().filter_map(one).collect()
 }
 
 impl Options {
-    pub fn container(&self, native: bool) -> Value {
+    pub fn container(&self, service: &str, native: bool) -> Value {
+        let user = if self.redirects.contains_key(service) { redirect::USER } else { USER };
         let probe = |period: u32, failures: u32| {
             json!({
                 "httpGet": {"path": READY_PATH, "port": ports::HEALTH},
@@ -75,7 +100,7 @@ impl Options {
                 "allowPrivilegeEscalation": false,
                 "readOnlyRootFilesystem": true,
                 "runAsNonRoot": true,
-                "runAsUser": USER,
+                "runAsUser": user,
                 "capabilities": {"drop": ["ALL"]},
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
@@ -117,6 +142,9 @@ impl Options {
             format!("{}\n{}\n{}", self.image, self.filter.sha12(), bootstrap.map_or("", String::as_str));
         if let (_, Some(image)) = self.filter.distribution.parts() {
             all.push_str(image);
+        }
+        if let Some(redirect) = self.redirects.get(service) {
+            all.push_str(&redirect.container.to_string());
         }
         Sha256::digest(all).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }

@@ -134,6 +134,50 @@ impl Workload {
         })
     }
 
+    fn all_containers<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = NodeId> + use<'t> {
+        let lists = ["containers", "initContainers"].map(|key| tree.value(self.spec, key));
+        lists.into_iter().flatten().flat_map(|list| tree.items(list)).copied()
+    }
+
+    /// Where a container, or the pod, is said to run as this user.
+    pub fn user(&self, tree: &Tree, user: u32) -> Option<std::ops::Range<usize>> {
+        let said = |node: NodeId| {
+            let value = tree.value(tree.value(node, "securityContext")?, "runAsUser")?;
+            (tree.text(value)? == user.to_string()).then(|| tree.node(value).span.clone())
+        };
+        said(self.spec).or_else(|| self.all_containers(tree).find_map(said))
+    }
+
+    /// A probe that comes over the network to another port than these: its container, its name, its place.
+    pub fn probed<'t>(
+        &self,
+        tree: &'t Tree,
+        open: &[u16],
+    ) -> Option<(&'t str, &'static str, std::ops::Range<usize>)> {
+        for container in self.all_containers(tree) {
+            let number = |port: &str| -> Option<u16> {
+                port.parse().ok().or_else(|| {
+                    let ports = tree.value(container, "ports")?;
+                    let named =
+                        tree.items(ports).iter().find(|one| tree.text_at(**one, "name") == Some(port))?;
+                    tree.text_at(*named, "containerPort")?.parse().ok()
+                })
+            };
+            for kind in ["startupProbe", "readinessProbe", "livenessProbe"] {
+                let Some((key, probe)) = tree.entry(container, kind) else { continue };
+                let actions = ["httpGet", "tcpSocket", "grpc"].map(|action| tree.value(probe, action));
+                for action in actions.into_iter().flatten() {
+                    let port = tree.text_at(action, "port").and_then(number);
+                    if !port.is_some_and(|port| open.contains(&port)) {
+                        let name = tree.text_at(container, "name").unwrap_or("?");
+                        return Some((name, kind, tree.node(key).span.clone()));
+                    }
+                }
+            }
+        }
+        None
+    }
+
     /// What is to be said of a workload that gets a sidecar nevertheless.
     pub fn remark(&self, tree: &Tree, span: std::ops::Range<usize>) -> Option<Finding> {
         if tree.text_at(self.spec, "shareProcessNamespace") != Some("true") {

@@ -9,6 +9,7 @@ use super::types::{
     Capabilities, Container, SeccompProfile, SecurityContext, Volume, VolumeMount, VolumeSource,
 };
 use crate::envoy::pod;
+use crate::mesh::is_pinned;
 use crate::mesh::model::ResourcesSpec;
 
 /// The volume with the module.
@@ -74,14 +75,6 @@ impl Distribution {
     }
 }
 
-/// A name with the digest of what it names: 64 hexadecimal digits.
-fn is_pinned(image: &str) -> bool {
-    image.split_once("@sha256:").is_some_and(|(name, digest)| {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        !name.is_empty() && digest.len() == 64 && digest.bytes().all(hex)
-    })
-}
-
 /// The pod's volume with the module.
 pub(crate) fn volume(filter: &Filter) -> Volume {
     let source = match &filter.distribution {
@@ -114,7 +107,7 @@ pub(crate) fn init_container(filter: &Filter, user: u32) -> Option<Container> {
             read_only_root_filesystem: true,
             run_as_non_root: true,
             run_as_user: Some(user),
-            capabilities: Capabilities { drop: vec!["ALL"] },
+            capabilities: Capabilities { drop: vec!["ALL"], ..Capabilities::default() },
             seccomp_profile: Some(SeccompProfile { kind: "RuntimeDefault" }),
         },
         volume_mounts: vec![VolumeMount {

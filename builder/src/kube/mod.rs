@@ -15,6 +15,7 @@ mod kustomization;
 mod kustomize;
 mod network;
 mod providers;
+pub mod redirect;
 #[cfg(test)]
 mod tests;
 pub mod tree;

@@ -220,6 +220,8 @@ pub struct SecurityContext {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Capabilities {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<&'static str>,
     pub drop: Vec<&'static str>,
 }
 

@@ -12,7 +12,7 @@ use super::types::{
     ProbeAction, RollingUpdate, SeccompProfile, SecretKeySelector, SecurityContext, Sleep, Spec, Strategy,
     Volume, VolumeMount, VolumeSource,
 };
-use super::{Filter, distribution, labels_of_pods, named, object, selector};
+use super::{Filter, distribution, labels_of_pods, named, object, redirect, selector};
 use crate::envoy::{METRICS_PATH, READY_PATH, pod, probe_path};
 use crate::mesh::model::{ContainerSpec, EnvSpec, ProbeSpec, Protocol, ResourcesSpec};
 use crate::mesh::{Resolved, Service, ports};
@@ -63,7 +63,10 @@ pub fn deployment(mesh: &Resolved, service: &Service, filter: &Filter) -> Option
                     fs_group: ENVOY_USER,
                     seccomp_profile: SeccompProfile { kind: "RuntimeDefault" },
                 },
-                init_containers: distribution::init_container(filter, ENVOY_USER).into_iter().collect(),
+                init_containers: distribution::init_container(filter, ENVOY_USER)
+                    .into_iter()
+                    .chain(redirect::container(mesh, service))
+                    .collect(),
                 containers,
                 volumes: volumes(service, filter),
             },
@@ -191,7 +194,11 @@ fn sidecar(mesh: &Resolved, service: &Service) -> Container {
             requests: quantities(&[("cpu", "50m"), ("memory", "96Mi")]),
             limits: quantities(&[("memory", "768Mi")]),
         }),
-        security_context: unprivileged(Some(ENVOY_USER)),
+        security_context: unprivileged(Some(if redirect::container(mesh, service).is_some() {
+            redirect::USER
+        } else {
+            ENVOY_USER
+        })),
         volume_mounts: vec![
             mount("envoy-config", pod::CONFIG),
             mount(CERTIFICATES_VOLUME, pod::CERTIFICATES),
@@ -207,7 +214,7 @@ fn unprivileged(run_as_user: Option<u32>) -> SecurityContext {
         read_only_root_filesystem: true,
         run_as_non_root: true,
         run_as_user,
-        capabilities: Capabilities { drop: vec!["ALL"] },
+        capabilities: Capabilities { drop: vec!["ALL"], ..Capabilities::default() },
         // The pod's.
         seccomp_profile: None,
     }

@@ -12,4 +12,7 @@ mod tests;
 
 pub use discover::MeshFiles;
 pub use load::{load, load_sources};
-pub use resolve::{Call, ENVOY_IMAGE, Edge, EdgeRoute, Local, Resolved, Revocation, Service, ports};
+pub use resolve::{
+    Call, ENVOY_IMAGE, Edge, EdgeRoute, INTERCEPTING_USER, Interception, Local, Resolved, Revocation,
+    Service, is_pinned, ports,
+};

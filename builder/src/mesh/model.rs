@@ -64,6 +64,10 @@ pub struct MeshSpec {
     /// (reject), or match the path as it is (keep). strip when not said.
     #[serde(default)]
     pub path_params: Option<PathParams>,
+    /// Leads traffic to the sidecars without the applications' doing, by iptables in each pod. When not said, applications call
+    /// their sidecar themselves.
+    #[serde(default)]
+    pub interception: Option<Spanned<InterceptionSpec>>,
     /// The Envoy image of every sidecar. The pinned release when not said.
     #[serde(default)]
     pub envoy_image: Option<Spanned<String>>,
@@ -108,6 +112,42 @@ pub enum CertificateProvider {
     CsiDriverSpiffe,
     /// SPIRE: Envoy asks the agent of its node
     Spire,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct InterceptionSpec {
+    /// An image with `sh`, `iptables-save` and `iptables-restore` (and `ip6tables-…`), pinned by its digest: `name@sha256:…`. It
+    /// runs once in each pod, before the application, as root with NET_ADMIN; the rules are text in the manifest.
+    pub image: Spanned<String>,
+    /// What becomes of connections to what is not in the mesh.
+    pub outside: Spanned<Outside>,
+    /// What is left alone.
+    #[serde(default)]
+    pub exclude: ExcludeSpec,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Outside {
+    /// They pass as they are.
+    Pass,
+    /// They are closed.
+    Refuse,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ExcludeSpec {
+    /// Connections of the applications to these ports go out as they are.
+    #[serde(default)]
+    pub outbound_ports: Vec<Spanned<u16>>,
+    /// Connections of the applications to these IPv4 addresses go out as they are.
+    #[serde(default)]
+    pub outbound_cidrs: Vec<Spanned<String>>,
+    /// Ports of the pods that everybody reaches, without a certificate: a port for metrics, say.
+    #[serde(default)]
+    pub inbound_ports: Vec<Spanned<u16>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::document::{Document, Spanned};
-use super::model::{CertificateProvider, ContainerSpec, DefaultAction, Mesh, PathParams, Protocol};
+use super::model::{CertificateProvider, ContainerSpec, DefaultAction, Mesh, Outside, PathParams, Protocol};
 use crate::diagnostic::Diagnostic;
 use crate::limits::Limits;
 use crate::native;
@@ -15,8 +15,11 @@ use crate::policy::{self, Mode, Policies};
 
 mod certificates;
 mod check;
+mod interception;
 mod revocation;
 mod service;
+
+pub use check::is_pinned;
 
 /// The ports of every sidecar; an application cannot have them.
 pub mod ports {
@@ -57,6 +60,7 @@ pub struct Resolved {
     pub root_namespace: String,
     pub default_action: DefaultAction,
     pub path_params: PathParams,
+    pub interception: Option<Interception>,
     pub envoy_image: String,
     /// In the file's order.
     pub services: Vec<Service>,
@@ -95,6 +99,22 @@ pub struct Certificates {
     /// SPIRE's, as the pod sees it.
     pub agent_socket: String,
 }
+
+/// Traffic that is led to the sidecars without the applications' doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interception {
+    /// With `iptables-restore`; pinned.
+    pub image: String,
+    pub outside: Outside,
+    /// Left alone: no service's application port is among the inbound ones.
+    pub outbound_ports: Vec<u16>,
+    /// IPv4.
+    pub outbound_cidrs: Vec<String>,
+    pub inbound_ports: Vec<u16>,
+}
+
+/// The sidecars' user where traffic is intercepted, by whom the rules know it. Not the image's 101, which is nginx's, too.
+pub const INTERCEPTING_USER: u32 = 15001;
 
 /// Where SPIRE's agent listens, on its node and by its CSI driver in the pod.
 const DEFAULT_AGENT_SOCKET: &str = "/run/spire/sockets/agent.sock";
@@ -239,6 +259,9 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         check.image(image);
     }
     let namespace = spec.namespace.map_or_else(|| DEFAULT_NAMESPACE.to_owned(), |namespace| namespace.value);
+    let services = service::resolve(&mut check, &namespace, spec.services);
+    let interception =
+        spec.interception.map(|written| interception::resolve(&mut check, &written, &services));
     Resolved {
         name: mesh.metadata.name.value,
         trust_domain: spec.trust_domain.value,
@@ -252,7 +275,8 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         default_action: spec.default_action.unwrap_or_default(),
         path_params: spec.path_params.unwrap_or_default(),
         envoy_image: spec.envoy_image.map_or_else(|| ENVOY_IMAGE.to_owned(), |image| image.value),
-        services: service::resolve(&mut check, &namespace, spec.services),
+        services,
+        interception,
         namespace,
         policy_documents: Vec::new(),
         policies: Policies::default(),

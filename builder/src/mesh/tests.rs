@@ -233,3 +233,54 @@ mod reading {
         assert!(start.elapsed().as_secs() < 20, "it took {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn what_interception_would_get_wrong_is_refused() {
+    let digest = "0123456789abcdef".repeat(4);
+    let text = format!(
+        "{HEAD}spec:
+  trustDomain: t.example
+  interception:
+    image: iptables:latest
+    outside: pass
+    exclude:
+      inboundPorts: [80, 15001, 0]
+      outboundPorts: [5432]
+      outboundCidrs: [10.0.0.0/33, 'fd00::/8', 10.0.0.1, 10.0.0.0/8]
+  services:
+  - {{name: a, port: 80, calls: [b, db], container: {{image: a, runAsUser: 15001}}}}
+  - {{name: b, port: 5432}}
+  - {{name: db, protocol: tcp, port: 5432}}
+"
+    );
+    let mistakes = load(&text).unwrap_err();
+    let expected = [
+        "mesh.yaml:7:12: invalid-image: `iptables:latest` may become another image (pin it by its digest, as `name@sha256:…`)",
+        "mesh.yaml:10:33: invalid-port: 0 is no port",
+        "mesh.yaml:10:22: excluded-application: port 80 is the application's of `a`: excluded, everybody would reach it without a certificate (leave it out; to let plain text in, say so with a PeerAuthentication)",
+        "mesh.yaml:10:26: reserved-port: port 15001 is the sidecar's own, and needs no exclusion (leave it out)",
+        "mesh.yaml:12:23: invalid-cidr: `10.0.0.0/33` is no block of IPv4 addresses (write it like `10.0.0.0/8`; IPv6 is not redirected, but refused)",
+        "mesh.yaml:12:36: invalid-cidr: `fd00::/8` is no block of IPv4 addresses (write it like `10.0.0.0/8`; IPv6 is not redirected, but refused)",
+        "mesh.yaml:14:74: sidecar-user: user 15001 is the sidecar's: what it sends is not intercepted (run the application as another user)",
+    ];
+    for one in expected {
+        assert!(mistakes.iter().any(|mistake| mistake == one), "`{one}` is not in {mistakes:#?}");
+    }
+    assert!(
+        mistakes
+            .iter()
+            .any(|mistake| mistake.contains("captured-port: `a` calls `b` and `db`, both at port 5432")),
+        "{mistakes:#?}"
+    );
+    let text = format!(
+        "{HEAD}spec:
+  trustDomain: t.example
+  interception: {{image: 'i@sha256:{digest}', outside: refuse, exclude: {{outboundCidrs: [10.0.0.1, 10.0.0.0/8]}}}}
+  services:
+  - {{name: a, port: 80}}
+"
+    );
+    let mesh = load(&text).unwrap();
+    assert_eq!(mesh.interception.unwrap().outbound_cidrs, ["10.0.0.1", "10.0.0.0/8"]);
+    assert!(load(&text.replace("outside: refuse, ", "")).is_err(), "a choice has no default");
+}

@@ -199,6 +199,7 @@ fn options(state: &State, mesh: &Resolved, service: &str) -> Result<Options, Fai
         filter,
         service: Some(service.to_owned()),
         services: Some(BTreeMap::from([(service.to_owned(), hash)])),
+        redirects: inject::redirects(mesh),
         ..Options::default()
     })
 }

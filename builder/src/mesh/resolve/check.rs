@@ -8,6 +8,17 @@ use crate::diagnostic::Diagnostic;
 /// The longest DNS label (RFC 1035, 2.3.4), and the longest value of a Kubernetes label.
 const LONGEST_LABEL: usize = 63;
 
+/// Whether an image is named with the digest of what it names: 64 hexadecimal digits.
+pub fn is_pinned(image: &str) -> bool {
+    image.split_once("@sha256:").is_some_and(|(name, digest)| {
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        !name.is_empty()
+            && !name.contains(char::is_whitespace)
+            && digest.len() == 64
+            && digest.bytes().all(hex)
+    })
+}
+
 pub(super) struct Check<'a> {
     pub document: &'a Document,
     pub mistakes: &'a mut Vec<Diagnostic>,
@@ -85,6 +96,18 @@ impl Check<'_> {
                 "invalid-trust-domain",
                 format!("`{}` is no SPIFFE trust domain", name.value),
                 help,
+            );
+        }
+    }
+
+    pub fn pinned_image(&mut self, image: &Spanned<String>) {
+        if !is_pinned(image) {
+            let message = format!("`{}` may become another image", image.value);
+            self.error(
+                &image.span,
+                "invalid-image",
+                message,
+                "pin it by its digest, as `name@sha256:…`".to_owned(),
             );
         }
     }
