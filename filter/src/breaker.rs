@@ -7,6 +7,7 @@
 //! When the shared words cannot be had, requests pass: a breaker protects the callee's time, not its secrets.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::String;
 
@@ -20,7 +21,7 @@ use meshward_engine::stats;
 use meshward_engine::text::decimal;
 
 use crate::host::{self, Level};
-use crate::limits::{Fate, Guards, Refusal, state_name};
+use crate::limits::{Fate, Guards, Refusal, Refused, state_name};
 use crate::root::Active;
 use crate::shared::Host;
 
@@ -37,7 +38,7 @@ pub struct Call {
 
 impl Call {
     /// Asks the breaker of a request, if it has one.
-    pub fn start(guards: &Guards, subject: &Subject<'_>) -> Result<Option<Self>, Refusal> {
+    pub fn start(guards: &Guards, subject: &Subject<'_>) -> Result<Option<Self>, Refused> {
         let Some((number, breaker, key)) = guards.limits.breaker(guards.seed, subject) else {
             return Ok(None);
         };
@@ -61,7 +62,7 @@ impl Call {
                 guards.count_breaker(number, &breaker.name, Fate::Refused);
                 guards.log("circuit breaker open: ", &breaker.name, number, subject);
                 let fallback = breaker.fallback.as_ref();
-                Err(Refusal {
+                Err(Box::new(Refusal {
                     status: fallback.map_or(503, |fallback| fallback.status),
                     grpc_status: None,
                     details: ["meshward_breaker_open[", &breaker.name, "]"].concat(),
@@ -74,7 +75,7 @@ impl Call {
                         ("retry-after", decimal(wait.seconds().max(1))),
                     ],
                     content_type: fallback.map(|fallback| fallback.content_type.as_ref().to_owned()),
-                })
+                }))
             }
         }
     }

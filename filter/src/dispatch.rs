@@ -14,6 +14,7 @@ use crate::http::{self, Http};
 use crate::root::Root;
 use crate::tcp::Tcp;
 use crate::vm::PerVm;
+use crate::{global, host};
 
 /// What Envoy does next with a request's headers or a connection's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +88,10 @@ extern "C" fn proxy_on_context_create(id: u32, root: u32) {
         || (),
         |contexts| {
             let context = match contexts.get(root) {
-                Some(Context::Root(root)) => root.new_stream(),
-                _ if root == 0 => Context::Root(Root::default()),
+                Some(Context::Root(root)) => root.new_stream(id),
+                _ if root == 0 => Context::Root(Root::new(id)),
                 // Under nothing that is configured, so everything is refused.
-                _ => Context::Http(Http::new(None)),
+                _ => Context::Http(Http::new(None, id)),
             };
             contexts.insert(id, context);
             Some(())
@@ -104,6 +105,7 @@ extern "C" fn proxy_on_delete(id: u32) {
         || (),
         |contexts| {
             contexts.remove(id);
+            global::forget(id);
             Some(())
         },
     );
@@ -168,6 +170,48 @@ extern "C" fn proxy_on_tick(id: u32) {
                 Some(())
             }
             _ => None,
+        },
+    );
+}
+
+/// The rate limit service has answered.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_receive(root: u32, token: u32, size: usize) {
+    let answer = host::received(size);
+    on_answer(root, token, answer.as_deref().ok());
+}
+
+/// The rate limit service has not answered.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_close(root: u32, token: u32, _: u32) {
+    on_answer(root, token, None);
+}
+
+/// Those who have waited go on, each as if it had come just now.
+fn on_answer(root: u32, token: u32, answer: Option<&[u8]>) {
+    with(
+        || (),
+        |contexts| {
+            let waiting = match contexts.get(root) {
+                Some(Context::Root(root)) => root.on_answer(token, answer),
+                _ => return None,
+            };
+            for id in waiting {
+                // Who has left meanwhile has no context any more.
+                let Some(context) = contexts.get(id) else { continue };
+                if host::become_context(id).is_err() {
+                    continue;
+                }
+                let (action, is_http) = match context {
+                    Context::Http(http) => (http.resume(), true),
+                    Context::Tcp(tcp) => (tcp.resume(), false),
+                    Context::Root(_) => continue,
+                };
+                if action == Action::Continue {
+                    host::go_on(is_http);
+                }
+            }
+            Some(())
         },
     );
 }

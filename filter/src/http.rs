@@ -8,7 +8,7 @@ use meshward_engine::request::Request;
 use crate::attributes::{Connection, Headers, Metadata};
 use crate::dispatch::Action;
 use crate::host::{self, LocalResponse};
-use crate::limits::Holding;
+use crate::limits::{Extra, Holding};
 use crate::report;
 use crate::root::Active;
 
@@ -19,8 +19,8 @@ pub struct Http {
 }
 
 impl Http {
-    pub fn new(active: Option<Rc<Active>>) -> Self {
-        Self { active, holding: Holding::default() }
+    pub fn new(active: Option<Rc<Active>>, id: u32) -> Self {
+        Self { active, holding: Holding::new(id) }
     }
 
     pub fn on_request_headers(&mut self) -> Action {
@@ -28,6 +28,11 @@ impl Http {
             Some(active) => decide(active, &mut self.holding),
             None => refuse_unknown(),
         }
+    }
+
+    /// What it has waited for has come.
+    pub fn resume(&mut self) -> Action {
+        self.on_request_headers()
     }
 
     /// The response's headers have come; `end_of_stream`: and nothing follows.
@@ -70,16 +75,17 @@ fn decide(active: &Active, holding: &mut Holding) -> Action {
         ..connection.request(&identity, needs)
     };
     let extra = active.guards.extra(&active.policy, &request);
+    if holding.passage.resumes {
+        // It has waited, and goes on from there.
+        return enter(active, &request, &extra, holding);
+    }
     if let Err(refusal) = active.guards.before(&request, &extra) {
         return refusal.send();
     }
     let decision = active.policy.decide(&request);
     report::count(active, &decision);
     if decision.is_allowed() {
-        return match active.guards.enter(&request, &extra, holding) {
-            Ok(()) => proceed(),
-            Err(refusal) => refusal.send(),
-        };
+        return enter(active, &request, &extra, holding);
     }
     if let Some(line) = report::admit_line(active, &identity) {
         // The policies may have asked for less than a reader of the log wants to know.
@@ -89,6 +95,15 @@ fn decide(active: &Active, holding: &mut Holding) -> Action {
         report::log_denial(line, active, &request, &identity, &shown);
     }
     answer(active, &decision)
+}
+
+/// Passes the limits, or waits for one.
+fn enter(active: &Active, request: &Request<'_>, extra: &Extra, holding: &mut Holding) -> Action {
+    match active.guards.enter(request, extra, holding) {
+        Ok(true) => proceed(),
+        Ok(false) => Action::Pause,
+        Err(refusal) => refusal.send(),
+    }
 }
 
 /// Lets the request through: says so to the guard behind this filter, which refuses whatever does not say it.

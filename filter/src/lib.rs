@@ -8,6 +8,7 @@
 //! | `attributes` | what the policies ask for, read from Envoy |
 //! | `identity` | the peer's certificate → SPIFFE ID, remembered |
 //! | `limits`, `breaker` | rate limits, concurrency limits, circuit breakers: the engine asked, its answer acted on |
+//! | `global` | leases of global budgets, and the requests that wait for one |
 //! | `shared` | the words that all workers share |
 //! | `report` | what a decision leaves behind: counters, log, response code details |
 //! | `metrics` | counters, defined when first needed, bounded |
@@ -25,6 +26,7 @@ extern crate alloc;
 mod attributes;
 mod breaker;
 mod dispatch;
+mod global;
 mod host;
 mod http;
 mod identity;

@@ -4,6 +4,7 @@
 //! refuse: a limit that cannot count must not let everything through.
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -12,13 +13,14 @@ use meshward_engine::circuit_breaker::State;
 use meshward_engine::concurrency::{self, BEAT, Member, Place};
 use meshward_engine::limits::config::{LimitsConfig, Stage};
 use meshward_engine::limits::headers::Header;
-use meshward_engine::limits::{Limits, RateVerdict, Seed, Subject};
+use meshward_engine::limits::{Asked, Limits, RateVerdict, Seed, Subject};
 use meshward_engine::policy::Policy;
 use meshward_engine::request::Request;
 use meshward_engine::stats;
 
 use crate::breaker::Call;
 use crate::dispatch::Action;
+use crate::global::Passage;
 use crate::host::{self, Counter, Gauge, HostBytes, Level, LocalResponse};
 use crate::shared::{self, Host};
 use crate::vm::PerVm;
@@ -34,6 +36,8 @@ static MEMBER: PerVm<Option<(Member, u64)>> = PerVm::new(None);
 pub struct Guards {
     pub limits: Limits,
     pub seed: Seed,
+    /// The root context of this configuration.
+    pub root: u32,
     needs_destination: bool,
     counters: Counters,
     /// For each rate limit.
@@ -42,6 +46,8 @@ pub struct Guards {
     logged: Cell<(u64, u64)>,
     /// How many sidecars share what is said for the service, and the second in which that was read.
     replicas: Cell<(u64, u32)>,
+    /// 0: the rate limit service answers. Else it does not, and is tried again then.
+    pub retry_at: Cell<u64>,
 }
 
 /// How full a limit was in a second, and where that is told.
@@ -61,7 +67,10 @@ pub enum Fate {
     Shadowed,
 }
 
-/// An answer in place of the upstream's.
+/// An answer in place of the upstream's, in a box: few requests have one, and all carry its place.
+pub type Refused = Box<Refusal>;
+
+/// See [`Refused`].
 pub struct Refusal {
     pub status: u16,
     pub grpc_status: Option<u8>,
@@ -72,12 +81,12 @@ pub struct Refusal {
 }
 
 /// What one request or connection holds until it ends.
-#[derive(Default)]
 pub struct Holding {
     places: Vec<Place>,
     pub call: Option<Call>,
     /// For the response.
     headers: Vec<Header>,
+    pub passage: Passage,
 }
 
 /// What is read for the limits alone.
@@ -90,7 +99,7 @@ pub struct Extra {
 
 impl Guards {
     /// Takes limits that are compiled. The words are created here, see [`shared::prepare`].
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, root: u32) -> Self {
         let config = limits.config();
         let seed = if limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
         if !config.concurrency.is_empty() {
@@ -106,7 +115,8 @@ impl Guards {
         let needs_destination = limits.needs_destination();
         let replicas = Cell::new((0, config.replicas));
         let logged = Cell::default();
-        Self { limits, seed, needs_destination, counters, saturation, logged, replicas }
+        let retry_at = Cell::new(0);
+        Self { limits, seed, root, needs_destination, counters, saturation, logged, replicas, retry_at }
     }
 
     /// Reads what the limits need besides the request. Nothing when there are no limits.
@@ -140,7 +150,7 @@ impl Guards {
     }
 
     /// The limits before authorization.
-    pub fn before(&self, request: &Request<'_>, extra: &Extra) -> Result<(), Refusal> {
+    pub fn before(&self, request: &Request<'_>, extra: &Extra) -> Result<(), Refused> {
         if !self.limits.has_stage(Stage::BeforeAuthorization) {
             return Ok(());
         }
@@ -148,18 +158,38 @@ impl Guards {
     }
 
     /// All limits of a request that is authorized. What it holds is given back when `holding` is dropped.
-    pub fn enter(&self, request: &Request<'_>, extra: &Extra, holding: &mut Holding) -> Result<(), Refusal> {
+    ///
+    /// False: it waits for a global limit, and is to come again.
+    pub fn enter(
+        &self,
+        request: &Request<'_>,
+        extra: &Extra,
+        holding: &mut Holding,
+    ) -> Result<bool, Refused> {
         if self.limits.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let subject = extra.subject(request);
-        holding.headers = self.rate(Stage::AfterAuthorization, &subject)?;
+        // Global ones first: what they took can be given back.
+        if self.limits.config().service.is_some() {
+            let entered = self.enter_global(&subject, &mut holding.passage);
+            if matches!(entered, Ok(false)) {
+                holding.passage.resumes = true;
+                return Ok(false);
+            }
+            entered.inspect_err(|_| holding.passage.give_back())?;
+        }
+        let asked = self.rate(Stage::AfterAuthorization, &subject);
+        let asked = asked.inspect_err(|_| holding.passage.give_back())?;
+        holding.passage.asked.extend(asked);
+        let asked = core::mem::take(&mut holding.passage.asked);
+        holding.headers = self.limits.headers(&RateVerdict { asked, ..RateVerdict::default() });
         self.enter_concurrency(&subject, holding)?;
         holding.call = Call::start(self, &subject)?;
-        Ok(())
+        Ok(true)
     }
 
-    fn rate(&self, stage: Stage, subject: &Subject<'_>) -> Result<Vec<Header>, Refusal> {
+    fn rate(&self, stage: Stage, subject: &Subject<'_>) -> Result<Vec<Asked>, Refused> {
         if !self.limits.has_stage(stage) {
             return Ok(Vec::new());
         }
@@ -167,33 +197,37 @@ impl Guards {
             .ok()
             .and_then(|now| self.limits.rate(&Host, self.seed, now, stage, subject).ok())
             .ok_or_else(|| Refusal::unavailable("meshward_rate_limited[unavailable]"))?;
+        self.settle(verdict, subject)
+    }
+
+    /// What follows from a verdict: counters and the log; and what is left, or the answer.
+    pub fn settle(&self, verdict: RateVerdict, subject: &Subject<'_>) -> Result<Vec<Asked>, Refused> {
         for number in &verdict.shadow {
             self.counters.count(Kind::Rate, *number, self.rate_name(*number), Fate::Shadowed);
         }
         self.show_saturation(&verdict);
-        let headers = self.limits.headers(&verdict);
         let Some(number) = verdict.refused else {
             let mut last = None;
             for asked in verdict.asked.iter().filter(|asked| last.replace(asked.limit) != Some(asked.limit)) {
                 self.counters.count(Kind::Rate, asked.limit, self.rate_name(asked.limit), Fate::Allowed);
             }
-            return Ok(headers);
+            return Ok(verdict.asked);
         };
         let name = self.rate_name(number);
         self.counters.count(Kind::Rate, number, name, Fate::Refused);
         self.log("rate limited: ", name, number, subject);
         let problem = self.limits.problem(&verdict);
-        Err(Refusal {
+        Err(Box::new(Refusal {
             status: self.limits.config().rates.get(number).map_or(429, |limit| limit.answer.status),
             grpc_status: Some(RESOURCE_EXHAUSTED),
             details: ["meshward_rate_limited[", name, "]"].concat(),
             content_type: problem.is_some().then(|| "application/problem+json".to_owned()),
             body: problem.map_or_else(|| b"rate limit exceeded".to_vec(), String::into_bytes),
-            headers,
-        })
+            headers: self.limits.headers(&verdict),
+        }))
     }
 
-    fn enter_concurrency(&self, subject: &Subject<'_>, holding: &mut Holding) -> Result<(), Refusal> {
+    fn enter_concurrency(&self, subject: &Subject<'_>, holding: &mut Holding) -> Result<(), Refused> {
         for (number, limit, key) in self.limits.concurrency(self.seed, subject) {
             let entered =
                 with_member(|member| concurrency::enter(&Host, member, key, limit.limit).ok()).flatten();
@@ -208,14 +242,14 @@ impl Guards {
             self.counters.count(Kind::Concurrency, number, &limit.name, fate);
             if fate == Fate::Refused {
                 self.log("too many requests in flight: ", &limit.name, number, subject);
-                return Err(Refusal {
+                return Err(Box::new(Refusal {
                     status: 503,
                     grpc_status: Some(RESOURCE_EXHAUSTED),
                     details: ["meshward_too_many_in_flight[", &limit.name, "]"].concat(),
                     body: b"too many requests in flight".to_vec(),
                     headers: vec![("x-envoy-overloaded", "true".into()), ("retry-after", "1".into())],
                     content_type: None,
-                });
+                }));
             }
         }
         Ok(())
@@ -307,6 +341,11 @@ impl Extra {
 }
 
 impl Holding {
+    /// `id`: Envoy's number for the request or connection.
+    pub fn new(id: u32) -> Self {
+        Self { places: Vec::new(), call: None, headers: Vec::new(), passage: Passage::new(id) }
+    }
+
     /// The response's headers have come: the caller is told what is left.
     pub fn add_headers(&mut self) {
         for (name, value) in self.headers.drain(..) {
@@ -324,15 +363,15 @@ impl Drop for Holding {
 }
 
 impl Refusal {
-    pub fn unavailable(details: &str) -> Self {
-        Self {
+    pub fn unavailable(details: &str) -> Refused {
+        Box::new(Self {
             status: 503,
             grpc_status: None,
             details: details.to_owned(),
             body: Vec::new(),
             headers: vec![("retry-after", "1".into())],
             content_type: None,
-        }
+        })
     }
 
     /// Answers the request with it.

@@ -6,6 +6,7 @@
 
 use alloc::rc::Rc;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use meshward_engine::config::{ConfigError, LimitsConfig, PluginConfig};
 use meshward_engine::limits::Limits;
@@ -34,12 +35,17 @@ pub struct Active {
 }
 
 /// The root context. Without a configuration it refuses everything.
-#[derive(Default)]
 pub struct Root {
+    /// Envoy's number for this context.
+    id: u32,
     active: Option<Rc<Active>>,
 }
 
 impl Root {
+    pub fn new(id: u32) -> Self {
+        Self { id, active: None }
+    }
+
     /// Whether the configuration is taken. When not, what was there stays.
     pub fn on_configure(&mut self, size: usize) -> bool {
         let metrics = Metrics::default();
@@ -54,7 +60,7 @@ impl Root {
                     identities: Identities::default(),
                     metrics,
                     log_limit: LogLimit::default(),
-                    guards: Guards::new(limits),
+                    guards: Guards::new(limits, self.id),
                 }));
                 true
             }
@@ -72,11 +78,16 @@ impl Root {
         limits::beat();
     }
 
+    /// A call of this configuration's has ended; who has waited for it.
+    pub fn on_answer(&self, token: u32, answer: Option<&[u8]>) -> Vec<u32> {
+        self.active.as_ref().map_or_else(Vec::new, |active| active.guards.finish(token, answer))
+    }
+
     /// A request or connection of this plugin.
-    pub fn new_stream(&self) -> Context {
+    pub fn new_stream(&self, id: u32) -> Context {
         match self.active.as_ref().map(|active| active.protocol) {
-            Some(Protocol::Tcp) => Context::Tcp(Tcp::new(self.active.clone())),
-            Some(Protocol::Http) | None => Context::Http(Http::new(self.active.clone())),
+            Some(Protocol::Tcp) => Context::Tcp(Tcp::new(self.active.clone(), id)),
+            Some(Protocol::Http) | None => Context::Http(Http::new(self.active.clone(), id)),
         }
     }
 }

@@ -32,6 +32,7 @@ impl SharedWords for Host {
 pub fn prepare(limits: &LimitsConfig) -> Result<Seed, HostError> {
     let regions = [
         (Region::RateLimit, !limits.rates.is_empty()),
+        (Region::Lease, limits.service.is_some()),
         (Region::Breaker, !limits.breakers.is_empty()),
         (Region::InFlight, !limits.concurrency.is_empty()),
         (Region::Members, !limits.concurrency.is_empty()),

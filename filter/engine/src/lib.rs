@@ -20,6 +20,7 @@
 //! | [`shared_words`] | state that all workers share, behind a trait of compare-and-swap |
 //! | [`circuit_breaker`] | Closed, Open, HalfOpen in one word |
 //! | [`concurrency`] | requests in flight, in counters that heal |
+//! | [`lease`], [`rls`] | shares of a global budget; what is said to the service that keeps it |
 //! | [`limits`] | which buckets, breakers and counters a request touches, and what they say |
 //! | [`rate_limit`], [`rate_limit_table`] | a rate as one number; any number of them in a fixed table |
 #![forbid(unsafe_code)]
@@ -33,6 +34,7 @@ pub mod concurrency;
 pub mod config;
 pub mod decision;
 mod index;
+pub mod lease;
 pub mod limits;
 #[cfg(any(test, feature = "oracle"))]
 pub mod oracle;
@@ -42,6 +44,7 @@ pub mod policy;
 pub mod rate_limit;
 pub mod rate_limit_table;
 pub mod request;
+pub mod rls;
 pub mod shared_words;
 mod small;
 pub mod spiffe;

@@ -3,24 +3,31 @@
 //! Deliberately absent: the clock and the shared words (arguments), and the rules that say which request a limit is
 //! for: the index of [`crate::policy::Policy::selects`] answers them for all limits at once.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::hash::Hasher;
+use core::net::IpAddr;
 
 use crate::circuit_breaker;
 use crate::concurrency;
 use crate::config::ConfigError;
+use crate::lease;
 use crate::pattern::Text;
 use crate::policy::Attributes;
 use crate::rate_limit::{Nanoseconds, Rate, Wait};
 use crate::rate_limit_table::{self, Bucket, Level};
 use crate::request::Request;
+use crate::rls;
 use crate::shared_words::{SharedWords, Unavailable};
+use crate::text::{decimal, push_address};
 
 pub mod config;
 pub mod headers;
 pub(crate) mod wire;
 
-use config::{Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, Override, RateLimit, Scope, Stage, Window};
+use config::{
+    Breaker, ConcurrencyLimit, KeyPart, LimitsConfig, OnFailure, Override, RateLimit, Scope, Stage, Window,
+};
 
 /// Seed of the hashes: random, the same in all workers, and never shown to a caller, who could otherwise look for keys
 /// that share a slot with somebody else's.
@@ -82,6 +89,25 @@ pub struct Asked {
     pub sidecars: u32,
 }
 
+/// A limit of [`Scope::Global`] that a request must pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Global<'a> {
+    /// Position of the limit.
+    pub limit: usize,
+    /// Position of the override whose window counts, if one does.
+    pub by_override: Option<usize>,
+    /// What is said for all.
+    pub window: &'a Window,
+    /// Where this sidecar's lease of it is.
+    pub key: lease::Key,
+    /// Tokens of this request.
+    pub cost: u32,
+    /// The most of one lease: a twentieth of the budget, so that what one sidecar holds is little to the others.
+    pub most: u32,
+    /// What becomes of the request while the service cannot be asked. [`OnFailure::Closed`] never in shadow mode.
+    pub on_failure: OnFailure,
+}
+
 impl Limits {
     /// Checks the limits. `selectors` is how many there are.
     pub fn compile(config: LimitsConfig, selectors: usize) -> Result<Self, ConfigError> {
@@ -92,10 +118,15 @@ impl Limits {
             check(known, "a rate limit selects by rules that are not there")?;
             check(!limit.windows.is_empty() && limit.cost > 0, "a rate limit needs a window and a cost")?;
             check((400..600).contains(&limit.answer.status), "a rate limit answers with an error")?;
-            all_rates.push(rates(&limit.windows, limit.cost)?);
+            let global = matches!(limit.scope, Scope::Global(_));
+            all_rates.push(rates(&limit.windows, limit.cost, global)?);
             let same = |one: &Override| one.windows.is_empty() || one.windows.len() == limit.windows.len();
             check(limit.overrides.iter().all(same), "an override has as many windows as its limit, or none")?;
-            let overrides = limit.overrides.iter().map(|one| rates(&one.windows, limit.cost));
+            if global {
+                let asks = config.service.as_ref().is_some_and(|service| service.timeout > 0);
+                check(asks && limit.stage == Stage::AfterAuthorization, "nobody counts a global limit")?;
+            }
+            let overrides = limit.overrides.iter().map(|one| rates(&one.windows, limit.cost, global));
             all_overrides.push(overrides.collect::<Result<_, _>>()?);
         }
         for limit in &config.concurrency {
@@ -150,13 +181,94 @@ impl Limits {
     /// Whether a limit is said for the service, so that the number of its sidecars matters.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.config.rates.iter().any(|limit| limit.scope == Scope::Service)
+        self.config.rates.iter().any(|limit| limit.scope != Scope::Sidecar)
     }
 
     /// Whether there is a rate limit of that stage.
     #[must_use]
     pub fn has_stage(&self, stage: Stage) -> bool {
         self.config.rates.iter().any(|limit| limit.stage == stage)
+    }
+
+    /// The first global limit of a request, at the position `from` or behind it.
+    #[must_use]
+    pub fn global(&self, seed: Seed, subject: &Subject<'_>, from: usize) -> Option<Global<'_>> {
+        for (number, limit) in self.config.rates.iter().enumerate().skip(from) {
+            let Scope::Global(on_failure) = limit.scope else { continue };
+            if !subject.is_selected(limit.selector) {
+                continue;
+            }
+            let by_override = subject.override_of(limit);
+            let windows = match by_override {
+                Some(at) => limit.overrides.get(at).map(|one| &one.windows),
+                None => Some(&limit.windows),
+            };
+            // Who is not limited has none.
+            let Some(window) = windows.and_then(|windows| windows.first()) else { continue };
+            return Some(Global {
+                limit: number,
+                by_override,
+                window,
+                key: lease::Key::new(subject.hash(seed, &limit.name, b'g', 0, &limit.key)),
+                cost: limit.cost,
+                most: (window.requests / 20).max(limit.cost),
+                on_failure: match on_failure {
+                    OnFailure::Closed if limit.shadow => OnFailure::Open,
+                    _ => on_failure,
+                },
+            });
+        }
+        None
+    }
+
+    /// The question to the service for a lease of `hits`, ready to be sent.
+    #[must_use]
+    pub fn ask(&self, global: &Global<'_>, subject: &Subject<'_>, hits: u32) -> Option<Vec<u8>> {
+        let limit = self.config.rates.get(global.limit)?;
+        let mut descriptor = Vec::new();
+        rls::entry(&mut descriptor, "limit", limit.name.as_bytes());
+        for part in &limit.key {
+            let mut made = Vec::new();
+            let (name, value) = subject.part(part, &mut made);
+            // What is absent is empty, and not left out: else a caller could fill its place with another part.
+            rls::entry(&mut descriptor, name, value.unwrap_or_default());
+        }
+        let domain = &self.config.service.as_ref()?.domain;
+        rls::request(domain, descriptor, (global.window.requests, global.window.period), hits)
+    }
+
+    /// What the service said of a global limit, as a verdict. `wait`: it refuses; `next`: the window's end.
+    #[must_use]
+    pub fn told(&self, global: &Global<'_>, remaining: u32, wait: Option<Wait>, next: Wait) -> RateVerdict {
+        let shadow = self.config.rates.get(global.limit).is_some_and(|limit| limit.shadow);
+        let asked = Asked {
+            limit: global.limit,
+            by_override: global.by_override,
+            window: 0,
+            level: Level::told(remaining, wait.unwrap_or(Wait::new(0)), next),
+            burst: global.window.requests,
+            sidecars: 1,
+        };
+        RateVerdict {
+            refused: wait.filter(|_| !shadow).map(|_| global.limit),
+            shadow: wait.filter(|_| shadow).map(|_| global.limit).into_iter().collect(),
+            asked: if wait.is_some() && shadow { Vec::new() } else { vec![asked] },
+        }
+    }
+
+    /// A global limit counted here, as the sidecar's share of it.
+    ///
+    /// # Errors
+    /// As [`Self::rate`].
+    pub fn local(
+        &self,
+        words: &dyn SharedWords,
+        seed: Seed,
+        now: Nanoseconds,
+        global: &Global<'_>,
+        subject: &Subject<'_>,
+    ) -> Result<RateVerdict, Unavailable> {
+        self.rate_of(words, seed, now, &|number, _| number == global.limit, subject)
     }
 
     /// Asks the rate limits of a stage. A request that one of them refuses costs nothing with the others.
@@ -171,13 +283,26 @@ impl Limits {
         stage: Stage,
         subject: &Subject<'_>,
     ) -> Result<RateVerdict, Unavailable> {
+        let here =
+            |_: usize, limit: &RateLimit| limit.stage == stage && !matches!(limit.scope, Scope::Global(_));
+        self.rate_of(words, seed, now, &here, subject)
+    }
+
+    fn rate_of(
+        &self,
+        words: &dyn SharedWords,
+        seed: Seed,
+        now: Nanoseconds,
+        wanted: &dyn Fn(usize, &RateLimit) -> bool,
+        subject: &Subject<'_>,
+    ) -> Result<RateVerdict, Unavailable> {
         let mut verdict = RateVerdict::default();
         let mut taken: Vec<(Vec<Bucket>, Vec<Level>)> = Vec::new();
         for (number, limit) in self.config.rates.iter().enumerate() {
-            if limit.stage != stage || !subject.is_selected(limit.selector) {
+            if !wanted(number, limit) || !subject.is_selected(limit.selector) {
                 continue;
             }
-            let by_override = limit.overrides.iter().position(|one| subject.is_selected(Some(one.selector)));
+            let by_override = subject.override_of(limit);
             let rates = match by_override {
                 Some(at) => self.overrides.get(number).and_then(|overrides| overrides.get(at)),
                 None => self.rates.get(number),
@@ -185,7 +310,7 @@ impl Limits {
             let buckets = buckets(seed, limit, rates.map_or(&[][..], |rates| rates), subject);
             let mut levels = Vec::with_capacity(buckets.len());
             let admitted = rate_limit_table::take(words, now, &buckets, limit.cost, &mut levels)?;
-            let sidecars = if limit.scope == Scope::Service { subject.replicas.max(1) } else { 1 };
+            let sidecars = if limit.scope == Scope::Sidecar { 1 } else { subject.replicas.max(1) };
             let asked = buckets.iter().zip(&levels).enumerate().map(|(window, (bucket, level))| Asked {
                 limit: number,
                 by_override,
@@ -223,7 +348,7 @@ impl Limits {
             .enumerate()
             .filter(|(_, limit)| subject.is_selected(limit.selector) && subject.goes_to(&limit.destinations))
             .map(move |(number, limit)| {
-                let hash = subject.hash(seed, &limit.name, b'c', 0, limit.key.iter());
+                let hash = subject.hash(seed, &limit.name, b'c', 0, &limit.key);
                 (number, limit, concurrency::Key::new(hash))
             })
     }
@@ -238,7 +363,7 @@ impl Limits {
         let mut breakers = self.config.breakers.iter().enumerate();
         let (number, breaker) = breakers
             .find(|(_, one)| subject.is_selected(one.selector) && subject.goes_to(&one.destinations))?;
-        let hash = subject.hash(seed, &breaker.name, b'b', 0, breaker.key.iter());
+        let hash = subject.hash(seed, &breaker.name, b'b', 0, &breaker.key);
         Some((number, breaker, circuit_breaker::Key::new(hash)))
     }
 
@@ -263,67 +388,88 @@ impl Subject<'_> {
         destinations.is_empty() || destinations.iter().any(|one| Some(one.as_bytes()) == self.destination)
     }
 
-    /// A hash of a limit's name and the values of some key parts.
-    fn hash<'a>(
-        &self,
-        seed: Seed,
-        name: &str,
-        kind: u8,
-        window: usize,
-        parts: impl Iterator<Item = &'a KeyPart>,
-    ) -> u64 {
-        let mut text = Vec::with_capacity(160);
-        write_text(&mut text, name.as_bytes());
-        text.extend([kind, window as u8]);
-        for part in parts {
-            self.write_part(&mut text, part);
-        }
-        keyed(seed, &text)
+    fn override_of(&self, limit: &RateLimit) -> Option<usize> {
+        limit.overrides.iter().position(|one| self.is_selected(Some(one.selector)))
     }
 
-    fn write_part(&self, key: &mut Vec<u8>, part: &KeyPart) {
+    /// A part of a key: its name and its value, in `made` if it is not there as it is. `None`: the request has none.
+    #[inline(never)]
+    fn part<'a>(&'a self, part: &'a KeyPart, made: &'a mut Vec<u8>) -> (&'a str, Option<&'a [u8]>) {
         let identity = self.request.identity();
+        let namespace = identity.and_then(|id| id.namespace());
         match part {
-            KeyPart::Identity => write_option(key, identity.map(|id| id.as_str().as_bytes())),
+            KeyPart::Identity => ("identity", identity.map(|id| id.as_str().as_bytes())),
+            KeyPart::Namespace => ("namespace", namespace.map(str::as_bytes)),
+            KeyPart::Method => ("method", self.request.method),
+            KeyPart::Destination => ("destination", self.destination),
             KeyPart::ServiceAccount => {
-                write_option(key, identity.and_then(|id| id.namespace()).map(str::as_bytes));
-                write_option(key, identity.and_then(|id| id.service_account()).map(str::as_bytes));
+                for name in [namespace, identity.and_then(|id| id.service_account())] {
+                    made.extend_from_slice(name.unwrap_or_default().as_bytes());
+                    made.push(b'/');
+                }
+                ("serviceAccount", Some(made))
             }
-            KeyPart::Namespace => {
-                write_option(key, identity.and_then(|id| id.namespace()).map(str::as_bytes))
+            KeyPart::ClientAddress => {
+                if let Some(address) = self.client() {
+                    let mut text = String::new();
+                    push_address(&mut text, address);
+                    *made = text.into_bytes();
+                }
+                ("clientAddress", Some(made))
             }
-            KeyPart::ClientAddress => match self.request.remote_ip {
-                Some(core::net::IpAddr::V4(ip)) => write_option(key, Some(&ip.octets())),
-                // A site has a /64 at least: its addresses are one client, or a flood would have a bucket for each.
-                Some(core::net::IpAddr::V6(ip)) => write_option(key, ip.octets().get(..8)),
-                None => write_option(key, None),
-            },
-            KeyPart::Method => write_option(key, self.request.method),
             KeyPart::Template(selectors) => {
                 let first = selectors.iter().position(|selector| self.is_selected(Some(*selector)));
-                key.extend(first.map_or(u32::MAX, |at| at as u32).to_le_bytes());
+                if let Some(first) = first {
+                    *made = decimal(first as u64).into_bytes();
+                }
+                ("path", Some(made))
             }
             KeyPart::Header(name) => {
                 for field in self.request.headers.iter().filter(|field| *field.name == **name) {
-                    write_option(key, Some(field.value));
+                    made.extend_from_slice(field.value);
+                    made.push(b',');
                 }
-                write_option(key, None);
+                (name, Some(made))
             }
-            KeyPart::Destination => write_option(key, self.destination),
         }
     }
+
+    /// The original client's address, as far as it tells it from others.
+    fn client(&self) -> Option<IpAddr> {
+        self.request.remote_ip.map(|ip| match ip {
+            IpAddr::V4(_) => ip,
+            // A site has a /64 at least: its addresses are one client, or a flood would have a bucket for each.
+            IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) >> 64 << 64).into()),
+        })
+    }
+
+    /// A hash of a limit's name and the values of key parts: all of them, or those that say whose requests they are.
+    fn hash(&self, seed: Seed, name: &str, kind: u8, window: usize, parts: &[KeyPart]) -> u64 {
+        let mut text = Vec::with_capacity(160);
+        write_text(&mut text, name.as_bytes());
+        text.extend_from_slice(&[kind, window as u8]);
+        for part in parts.iter().filter(|part| kind != OWNER || part.is_owner()) {
+            let mut made = Vec::new();
+            let (_, value) = self.part(part, &mut made);
+            text.push(u8::from(value.is_some()));
+            write_text(&mut text, value.unwrap_or_default());
+        }
+        keyed(seed, &text)
+    }
 }
+
+/// The kind of hash that says whose bucket it is.
+const OWNER: u8 = b'o';
 
 fn buckets(seed: Seed, limit: &RateLimit, rates: &[Rate], subject: &Subject<'_>) -> Vec<Bucket> {
     let mut buckets: Vec<Bucket> = Vec::with_capacity(rates.len());
     for (window, rate) in rates.iter().enumerate() {
         let rate = match limit.scope {
             Scope::Sidecar => *rate,
-            Scope::Service => rate.share(subject.replicas, limit.cost),
+            Scope::Service | Scope::Global(_) => rate.share(subject.replicas, limit.cost),
         };
-        let key = subject.hash(seed, &limit.name, b'k', window, limit.key.iter());
-        let owner = limit.key.iter().filter(|part| part.is_owner());
-        let owner = subject.hash(seed, &limit.name, b'o', window, owner);
+        let key = subject.hash(seed, &limit.name, b'k', window, &limit.key);
+        let owner = subject.hash(seed, &limit.name, OWNER, window, &limit.key);
         let key = rate_limit_table::Key::new(key, owner);
         let key = buckets.first().map_or(key, |first| key.in_slot_of(first.key));
         buckets.push(Bucket { key, rate });
@@ -351,11 +497,6 @@ fn write_text(key: &mut Vec<u8>, text: &[u8]) {
     key.extend_from_slice(text);
 }
 
-fn write_option(key: &mut Vec<u8>, text: Option<&[u8]>) {
-    key.push(u8::from(text.is_some()));
-    write_text(key, text.unwrap_or_default());
-}
-
 fn check(holds: bool, problem: &'static str) -> Result<(), ConfigError> {
     if holds { Ok(()) } else { Err(ConfigError::Other(problem)) }
 }
@@ -372,9 +513,11 @@ fn known(selector: Option<u32>, key: &[KeyPart], selectors: usize) -> bool {
     selector.is_none_or(|selector| is_below(selector, selectors)) && key.iter().all(of_part)
 }
 
-fn rates(windows: &[Window], cost: u32) -> Result<Vec<Rate>, ConfigError> {
+fn rates(windows: &[Window], cost: u32, global: bool) -> Result<Vec<Rate>, ConfigError> {
     let rate = |window: &Window| {
         check(cost <= window.burst, "a request costs more than the burst: it would never pass")?;
+        let can_be_asked = windows.len() == 1 && rls::unit(window.period).is_some();
+        check(!global || can_be_asked, "a global limit has one window, of a length that the protocol knows")?;
         Rate::new(window.requests, window.period, window.burst)
             .map_err(|_| ConfigError::Other("a window of a rate limit is out of range"))
     };

@@ -98,6 +98,14 @@ pub struct Level {
     after: Nanoseconds,
 }
 
+impl Level {
+    /// What somebody else has counted.
+    #[must_use]
+    pub fn told(remaining: u32, wait: Wait, next: Wait) -> Self {
+        Self { remaining, wait, next, before: 0, after: 0 }
+    }
+}
+
 /// Takes `cost` from every bucket, or from none: the buckets must be of one slot ([`Key::in_slot_of`]). One level for
 /// each bucket goes to `levels`. Admitted if all waits are zero.
 pub fn take(

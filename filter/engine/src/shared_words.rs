@@ -18,6 +18,8 @@ pub enum Region {
     Breaker,
     /// Requests in flight, see [`crate::concurrency`].
     InFlight,
+    /// Leases of global budgets, see [`crate::lease`].
+    Lease,
     /// The VMs that are alive, see [`crate::concurrency`]. One slot.
     Members,
     /// The seed of the hashes. One slot.
@@ -31,7 +33,7 @@ impl Region {
     pub const fn slots(self) -> u16 {
         match self {
             Self::RateLimit => 2048,
-            Self::Breaker => 512,
+            Self::Breaker | Self::Lease => 512,
             Self::InFlight => 256,
             Self::Members | Self::Seed => 1,
         }
@@ -42,6 +44,7 @@ impl Region {
             Self::RateLimit => b'r',
             Self::Breaker => b'b',
             Self::InFlight => b'f',
+            Self::Lease => b'l',
             Self::Members => b'm',
             Self::Seed => b's',
         }
@@ -199,7 +202,14 @@ mod tests {
     fn names_are_distinct_and_hashes_stay_inside() {
         let mut names = std::collections::BTreeSet::new();
         let mut count = 0;
-        for region in [Region::RateLimit, Region::Breaker, Region::InFlight, Region::Members, Region::Seed] {
+        for region in [
+            Region::RateLimit,
+            Region::Breaker,
+            Region::InFlight,
+            Region::Lease,
+            Region::Members,
+            Region::Seed,
+        ] {
             assert!(region.slots().is_power_of_two());
             for slot in Slot::all(region) {
                 names.insert(slot.name().as_str().to_owned());

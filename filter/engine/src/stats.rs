@@ -25,6 +25,8 @@ pub const RATE_LIMITS: &str = "meshward_rate_limits";
 /// Gauge: how much of its burst the caller that is nearest to a rate limit has used, in percent, by the worker that counted
 /// last; of the last second with requests. Label: `policy`, as of [`RATE_LIMITS`].
 pub const SATURATION: &str = "meshward_rate_limit_saturation";
+/// Calls of the rate limit service, each for a lease. Label: `result` (`ok`, `over_limit`, `error`).
+pub const RATE_LIMIT_CALLS: &str = "meshward_rate_limit_calls";
 /// Requests that a concurrency limit was asked about. Labels as of [`RATE_LIMITS`].
 pub const CONCURRENCY: &str = "meshward_concurrency";
 /// Requests that an open breaker refused. Labels as of [`RATE_LIMITS`].

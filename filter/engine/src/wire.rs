@@ -22,7 +22,7 @@ use crate::pattern::Text;
 /// In front of every configuration.
 const MAGIC: &[u8] = b"meshward";
 /// Of the format behind the magic. Raise it with every change of a wire type.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 /// A text longer than this is damage: the longest is a SPIFFE ID (2048) or a path.
 const MAX_TEXT: usize = 16 * 1024;
 /// All texts together; beyond it the bytes were made to exhaust memory.

@@ -1,8 +1,9 @@
 //! Envoy's own tests of token buckets, local rate limits, shares and headers, as vectors.
 //!
 //! Out of scope, and why: `limitador_vectors` and `expiring_window_vectors` are fixed windows that start with the
-//! first request (a caller gets twice the limit around a window's end, which is what GCRA is for); `config_errors`
-//! are Envoy's 50 ms floor of its fill timer, which we do not have, and duplicate descriptors, which have no
+//! first request (a caller gets twice the limit around a window's end, which is what GCRA is for): with `scope: global`
+//! they are the service's own, which counts; `config_errors` are Envoy's 50 ms floor of its fill timer, which we do not
+//! have, and duplicate descriptors, which have no
 //! counterpart. Of the token buckets, `allow_partial` and `reset` have none either: a request is admitted whole.
 
 #![allow(

@@ -64,6 +64,22 @@ mod import {
             value: *const u8,
             value_size: usize,
         ) -> u32;
+        pub fn proxy_set_effective_context(id: u32) -> u32;
+        pub fn proxy_continue_stream(stream: u32) -> u32;
+        pub fn proxy_grpc_call(
+            service: *const u8,
+            service_size: usize,
+            name: *const u8,
+            name_size: usize,
+            method: *const u8,
+            method_size: usize,
+            metadata: *const u8,
+            metadata_size: usize,
+            message: *const u8,
+            message_size: usize,
+            timeout: u32,
+            token: *mut u32,
+        ) -> u32;
         pub fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
         pub fn proxy_close_stream(stream: u32) -> u32;
         pub fn proxy_send_local_response(
@@ -163,6 +179,44 @@ pub fn clock(clock: u32, time: &mut u64) -> u32 {
 pub fn random(bytes: &mut [u8]) -> u32 {
     // SAFETY: see the module.
     unsafe { import::random_get(bytes.as_mut_ptr(), bytes.len()) }
+}
+
+pub fn set_effective_context(id: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_set_effective_context(id) }
+}
+
+pub fn continue_stream(stream: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { import::proxy_continue_stream(stream) }
+}
+
+pub fn grpc_call(
+    service: &[u8],
+    name: &[u8],
+    method: &[u8],
+    message: &[u8],
+    milliseconds: u32,
+    token: &mut u32,
+) -> u32 {
+    // SAFETY: see the module.
+    unsafe {
+        import::proxy_grpc_call(
+            service.as_ptr(),
+            service.len(),
+            name.as_ptr(),
+            name.len(),
+            method.as_ptr(),
+            method.len(),
+            // No metadata.
+            message.as_ptr(),
+            0,
+            message.as_ptr(),
+            message.len(),
+            milliseconds,
+            token,
+        )
+    }
 }
 
 pub fn close_stream(stream: u32) -> u32 {

@@ -9,6 +9,7 @@
 
 mod abi;
 mod buffer;
+mod grpc;
 mod headers;
 mod metric;
 mod property;
@@ -17,6 +18,7 @@ pub mod shared_data;
 mod stream;
 
 pub use buffer::{HostBytes, plugin_configuration};
+pub use grpc::{become_context, go_on, grpc_call, received};
 pub use headers::{
     HeaderMap, add_response_header, list, request_header, request_headers, response_header, response_trailer,
 };

@@ -20,12 +20,25 @@ pub struct LimitsConfig {
     pub breakers: Vec<Breaker>,
     /// How many sidecars share what is said for the service; 0 is 1.
     pub replicas: u32,
+    /// Who counts what is said for the whole mesh.
+    pub service: Option<RateLimitService>,
+}
+
+/// A service that speaks [`crate::rls`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitService {
+    /// Envoy's cluster of it.
+    pub cluster: Text,
+    /// Its name for this set of budgets.
+    pub domain: Text,
+    /// How long to wait for an answer, in milliseconds; at least 1.
+    pub timeout: u32,
 }
 
 impl LimitsConfig {
     /// No limits.
     pub const NONE: Self =
-        Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new(), replicas: 1 };
+        Self { rates: Vec::new(), concurrency: Vec::new(), breakers: Vec::new(), replicas: 1, service: None };
 
     /// Whether there are none.
     #[must_use]
@@ -82,6 +95,20 @@ pub enum Scope {
     Sidecar,
     /// The service's: this sidecar has a share of it, see [`LimitsConfig::replicas`].
     Service,
+    /// That of all sidecars that ask the same service, which counts; see [`LimitsConfig::service`]. One window, of a
+    /// period that the protocol has.
+    Global(OnFailure),
+}
+
+/// What becomes of requests while the service cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They pass.
+    Open,
+    /// They are refused.
+    Closed,
+    /// They are counted here, against the sidecar's share, as with [`Scope::Service`].
+    Local,
 }
 
 /// A rate with a burst.

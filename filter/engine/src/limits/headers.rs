@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use super::{Asked, Limits, RateVerdict, longest_wait};
 use crate::limits::config::{HeaderMode, Window};
+use crate::text::{decimal, push_number};
 
 /// A header, its name in lower case.
 pub type Header = (&'static str, String);
@@ -65,7 +66,7 @@ impl Limits {
             "{\"type\":\"https://iana.org/assignments/http-problem-types#quota-exceeded\",\
              \"title\":\"Request cannot be satisfied as assigned quota has been exceeded\",\"status\":",
         );
-        number(&mut body, u64::from(limit.answer.status));
+        push_number(&mut body, u64::from(limit.answer.status));
         text(&mut body, ",\"violated-policies\":[");
         let violated = verdict.asked.iter().filter(|asked| asked.level.wait.nanoseconds() > 0);
         for (number, window) in violated.filter_map(|asked| self.window(asked)).enumerate() {
@@ -83,22 +84,6 @@ impl Limits {
 #[inline(never)]
 fn text(out: &mut String, part: &str) {
     out.push_str(part);
-}
-
-/// Appends in decimal.
-#[inline(never)]
-fn number(out: &mut String, number: u64) {
-    if number >= 10 {
-        self::number(out, number / 10);
-    }
-    out.push(char::from(b'0' + (number % 10) as u8));
-}
-
-#[inline(never)]
-fn decimal(value: u64) -> String {
-    let mut out = String::new();
-    number(&mut out, value);
-    out
 }
 
 /// Seconds after which the request would pass: at least 1, and not too few.
@@ -137,9 +122,9 @@ pub fn x_ratelimit(quotas: &[Quota<'_>], headers: &mut Vec<Header>) {
     for quota in known {
         let Some((requests, seconds)) = quota.window else { continue };
         text(&mut limit, ", ");
-        number(&mut limit, requests);
+        push_number(&mut limit, requests);
         limit.push_str(";w=");
-        number(&mut limit, seconds);
+        push_number(&mut limit, seconds);
         if !quota.name.is_empty() {
             limit.push_str(";name=\"");
             text(&mut limit, quota.name);
@@ -168,14 +153,14 @@ pub fn ratelimit(quotas: &[Quota<'_>], headers: &mut Vec<Header>) {
         }
         if let Some((requests, seconds)) = quota.window {
             policy.push_str(";q=");
-            number(&mut policy, requests);
+            push_number(&mut policy, requests);
             policy.push_str(";w=");
-            number(&mut policy, seconds);
+            push_number(&mut policy, seconds);
         }
         limit.push_str(";r=");
-        number(&mut limit, u64::from(quota.remaining));
+        push_number(&mut limit, u64::from(quota.remaining));
         limit.push_str(";t=");
-        number(&mut limit, quota.reset);
+        push_number(&mut limit, quota.reset);
     }
     headers.push(("ratelimit-policy", policy));
     headers.push(("ratelimit", limit));

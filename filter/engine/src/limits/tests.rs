@@ -289,3 +289,85 @@ fn breakers_and_bulkheads_are_for_the_destinations_that_they_name() {
     assert_ne!(books.1, shop.1, "one for each destination");
     assert_eq!((named(Some(b"other")).0, named(None).0), (1, 1));
 }
+
+#[test]
+fn a_global_limit_is_asked_of_the_service_and_counted_here_without_it() {
+    let config = LimitsConfig {
+        rates: vec![RateLimit {
+            scope: Scope::Global(OnFailure::Local),
+            ..limit(
+                vec![
+                    KeyPart::Identity,
+                    KeyPart::ServiceAccount,
+                    KeyPart::Method,
+                    KeyPart::ClientAddress,
+                    KeyPart::Header("x".into()),
+                ],
+                vec![window(100, 60, 100)],
+            )
+        }],
+        service: Some(RateLimitService { cluster: "rls".into(), domain: "shop".into(), timeout: 20 }),
+        ..LimitsConfig::NONE
+    };
+    let limits = Limits::compile(config.clone(), 0).unwrap();
+    let request = Request {
+        remote_ip: Some("10.0.0.1".parse().unwrap()),
+        headers: &[Field { name: "x", value: b"a%\xff b_" }],
+        ..caller("spiffe://td/ns/a/sa/b")
+    };
+    let subject = Subject { request: &request, destination: None, selected: &[], replicas: 4 };
+    let words = Memory::default();
+    // Where limits are asked here it is passed over.
+    let here = limits.rate(&words, SEED, 0, Stage::AfterAuthorization, &subject).unwrap();
+    assert_eq!(here, RateVerdict::default());
+    let global = &limits.global(SEED, &subject, 0).unwrap();
+    assert_eq!(limits.global(SEED, &subject, 1), None);
+    assert_eq!((global.cost, global.most), (1, 5));
+    let question = limits.ask(global, &subject, 3).unwrap();
+    let mut entries = Vec::new();
+    let mut texts = Vec::new();
+    rls::fields(&question, &mut |_, _, descriptor| {
+        let _ = rls::fields(descriptor, &mut |number, _, entry| {
+            if number == 1 {
+                texts.clear();
+                rls::fields(entry, &mut |_, _, text| texts.push(String::from_utf8(text.to_vec()).unwrap()))
+                    .unwrap();
+                entries.push((texts[0].clone(), texts[1].clone()));
+            }
+        });
+    })
+    .unwrap();
+    let entries: Vec<_> = entries.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(
+        entries,
+        [
+            ("limit", "shop/limits/0"),
+            ("identity", "spiffe://td/ns/a/sa/b"),
+            ("serviceAccount", "a/b/"),
+            ("method", ""),
+            ("clientAddress", "10.0.0.1"),
+            ("x", "a%25%ff%20b%5f,"),
+        ]
+    );
+    let count = (0..200)
+        .filter(|_| limits.local(&words, SEED, 0, global, &subject).unwrap().refused.is_none())
+        .count();
+    assert_eq!(count, 25, "a quarter of it");
+    let refused = limits.told(global, 0, Some(Wait::new(30 * SECOND)), Wait::new(30 * SECOND));
+    assert_eq!(refused.refused, Some(0));
+    assert!(limits.headers(&refused).contains(&("retry-after", "30".to_owned())));
+
+    for bad in [
+        LimitsConfig { service: None, ..config.clone() },
+        LimitsConfig {
+            rates: vec![RateLimit { windows: vec![window(1, 7, 1)], ..config.rates[0].clone() }],
+            ..config.clone()
+        },
+        LimitsConfig {
+            rates: vec![RateLimit { stage: Stage::BeforeAuthorization, ..config.rates[0].clone() }],
+            ..config
+        },
+    ] {
+        assert!(Limits::compile(bad, 0).is_err());
+    }
+}

@@ -7,8 +7,8 @@
 use alloc::vec::Vec;
 
 use super::config::{
-    Breaker, BreakerSettings, ConcurrencyLimit, Failures, HeaderMode, KeyPart, LimitsConfig, Override,
-    RateAnswer, RateLimit, Scope, Stage, Window,
+    Breaker, BreakerSettings, ConcurrencyLimit, Failures, HeaderMode, KeyPart, LimitsConfig, OnFailure,
+    Override, RateAnswer, RateLimit, RateLimitService, Scope, Stage, Window,
 };
 use crate::config::DenyResponse;
 use crate::pattern::Text;
@@ -27,7 +27,13 @@ pub fn write(config: &LimitsConfig) -> Written<'_> {
         out.texts.push(&limit.name);
         out.selector(limit.selector);
         out.numbers.push(u64::from(limit.stage == Stage::BeforeAuthorization));
-        out.numbers.push(u64::from(limit.scope == Scope::Service));
+        out.numbers.push(match limit.scope {
+            Scope::Sidecar => 0,
+            Scope::Service => 1,
+            Scope::Global(OnFailure::Open) => 2,
+            Scope::Global(OnFailure::Closed) => 3,
+            Scope::Global(OnFailure::Local) => 4,
+        });
         out.key(&limit.key);
         out.list(&limit.windows, Written::window);
         out.list(&limit.overrides, |out, one| {
@@ -89,7 +95,11 @@ pub fn write(config: &LimitsConfig) -> Written<'_> {
             out.texts.extend([&*fallback.content_type, &*fallback.body]);
         }
     });
-    out.numbers.push(config.replicas.into());
+    out.numbers.extend([u64::from(config.replicas), u64::from(config.service.is_some())]);
+    if let Some(service) = &config.service {
+        out.numbers.push(service.timeout.into());
+        out.texts.extend([&*service.cluster, &*service.domain]);
+    }
     out
 }
 
@@ -140,6 +150,7 @@ pub fn read(numbers: &[u64], texts: &[&str]) -> Option<LimitsConfig> {
         concurrency: from.list(Reader::concurrency),
         breakers: from.list(Reader::breaker),
         replicas: from.u32(),
+        service: from.service(),
     };
     let whole = !from.damaged && from.numbers.next().is_none() && from.texts.next().is_none();
     whole.then_some(config)
@@ -230,7 +241,13 @@ impl Reader<'_> {
             name: self.text(),
             selector: self.selector(),
             stage: if self.flag() { Stage::BeforeAuthorization } else { Stage::AfterAuthorization },
-            scope: if self.flag() { Scope::Service } else { Scope::Sidecar },
+            scope: match self.number(4) {
+                1 => Scope::Service,
+                2 => Scope::Global(OnFailure::Open),
+                3 => Scope::Global(OnFailure::Closed),
+                4 => Scope::Global(OnFailure::Local),
+                _ => Scope::Sidecar,
+            },
             key: self.key(),
             windows: self.windows(),
             overrides: self.list(|from| Override { selector: from.u32(), windows: from.windows() }),
@@ -246,6 +263,14 @@ impl Reader<'_> {
                 problem: self.flag(),
             },
         }
+    }
+
+    fn service(&mut self) -> Option<RateLimitService> {
+        self.flag().then(|| RateLimitService {
+            timeout: self.u32(),
+            cluster: self.text(),
+            domain: self.text(),
+        })
     }
 
     fn concurrency(&mut self) -> ConcurrencyLimit {
@@ -317,7 +342,11 @@ mod tests {
             name: "shop/limits/0".into(),
             selector: Some(0),
             stage,
-            scope: Scope::Service,
+            scope: if stage == Stage::BeforeAuthorization {
+                Scope::Service
+            } else {
+                Scope::Global(OnFailure::Local)
+            },
             key: key.clone(),
             windows: vec![window(1), window(2)],
             overrides: vec![Override { selector: 7, windows: vec![] }],
@@ -366,6 +395,7 @@ mod tests {
             }],
             breakers: vec![breaker(None), breaker(Some(fallback))],
             replicas: 3,
+            service: Some(RateLimitService { cluster: "rls".into(), domain: "shop".into(), timeout: 20 }),
         }
     }
 
