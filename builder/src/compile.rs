@@ -8,6 +8,7 @@ use meshward_engine::config::{
     IdentityMode, Match, PathGuard, PathParams, Pattern, PluginConfig, Protocol, Revoked, Role, Rule, Text,
     TrustDomain,
 };
+use meshward_engine::limits::config::{RateLimitService, Scope};
 use sha2::{Digest as _, Sha256};
 
 use crate::diagnostic::{Diagnostic, Failure};
@@ -18,6 +19,9 @@ use crate::policy;
 
 /// The name under which the permissions of `calls` show up in logs and metrics.
 pub const CALLS_POLICY: &str = "mesh/calls";
+
+/// The cluster of the service that counts limits of the whole mesh. No service can have this name: it has an underscore.
+pub(crate) const RATE_LIMIT_CLUSTER: &str = "rate_limit_service";
 
 /// What the filter of `service` gets in that role.
 ///
@@ -120,7 +124,22 @@ pub(crate) fn policies(mesh: &Resolved, service: &Service) -> policy::Compiled {
 
 /// The limits before a service, compiled.
 fn limits(mesh: &Resolved, service: &Service) -> limits::Compiled {
-    limits::inbound(&mesh.limits, &mesh.workload(service), &names(mesh, service), service.replicas)
+    let counts = mesh.rate_limit_service.as_ref().map(|service| RateLimitService {
+        cluster: Text::from(RATE_LIMIT_CLUSTER),
+        domain: Text::from(service.domain.as_str()),
+        timeout: service.timeout,
+    });
+    limits::inbound(&mesh.limits, &mesh.workload(service), &names(mesh, service), service.replicas, counts)
+}
+
+/// Whether the sidecar of a service asks the rate limit service.
+pub(crate) fn asks_rate_limit_service(mesh: &Resolved, service: &Service) -> bool {
+    !service.is_edge() && limits(mesh, service).limits.service.is_some()
+}
+
+/// Whether the sidecars of a service share some limit, so that their number matters.
+pub(crate) fn limits_are_shared(mesh: &Resolved, service: &Service) -> bool {
+    !service.is_edge() && limits(mesh, service).limits.rates.iter().any(|limit| limit.scope != Scope::Sidecar)
 }
 
 /// Whether the listener of a service must tell the original client's address rather than the direct peer's.

@@ -162,6 +162,16 @@ fn plugin(args: &Args) -> Result<Plugin, Failure> {
     };
     let inbound = compile::plugin_config(&mesh, service, Role::Inbound)?;
     let outbound = compile::plugin_config(&mesh, service, Role::Outbound)?;
+    if inbound.limits.service.is_some() {
+        let message = format!(
+            "`{name}` has limits of `scope: global`, and a patched Envoy has no cluster of the service"
+        );
+        return Err(Diagnostic::error("global-limit", message)
+            .help(
+                "take `scope: service`, or let `meshward render` or `inject` write the Envoy's configuration",
+            )
+            .into());
+    }
     let nobody = |config: &PluginConfig| {
         PluginConfig::deny_all(&config.workload, config.role, config.protocol, config.trust_domain.clone())
     };

@@ -8,6 +8,7 @@ use super::types::{
     StatsConfig, TagSpecifier, Threshold, Trigger,
 };
 use super::{Plugins, captured, cluster, listener};
+use crate::compile;
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 
@@ -39,6 +40,11 @@ pub fn bootstrap(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins:
         clusters.extend(captured::clusters(interception, mesh, service, place));
     }
     clusters.push(cluster::admin(place));
+    if let Some(counts) = &mesh.rate_limit_service
+        && compile::asks_rate_limit_service(mesh, service)
+    {
+        clusters.push(cluster::rate_limit_service(counts, place));
+    }
     if let Secrets::Agent { socket, .. } = &place.secrets {
         clusters.push(cluster::agent(socket));
     }

@@ -12,8 +12,9 @@ use super::types::{
     UpstreamHttp, UseDownstreamProtocol,
 };
 use super::{agent, native, tls};
+use crate::compile;
 use crate::mesh::model::Protocol;
-use crate::mesh::{Resolved, Service, ports};
+use crate::mesh::{RateLimitService, Resolved, Service, ports};
 use crate::native::ForCall;
 use crate::policy::Mode;
 
@@ -51,15 +52,10 @@ pub fn at(name: &str, address: Option<Address>) -> Cluster {
     }
 }
 
-/// SPIRE's agent at its socket. gRPC, so HTTP/2.
+/// SPIRE's agent at its socket.
 pub fn agent(socket: &str) -> Cluster {
-    const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let mut cluster = at(agent::CLUSTER, Some(Address::Pipe(Pipe { path: socket.to_owned() })));
-    let options = json!({
-        "@type": format!("type.googleapis.com/{OPTIONS}"),
-        "explicit_http_config": { "http2_protocol_options": {} },
-    });
-    cluster.typed_extension_protocol_options = BTreeMap::from([(OPTIONS, options)]);
+    cluster.typed_extension_protocol_options = grpc();
     cluster
 }
 
@@ -114,6 +110,39 @@ fn unlimited() -> CircuitBreakers {
 /// The admin interface, for the health listener.
 pub fn admin(place: &Place<'_>) -> Cluster {
     at(ADMIN, Some(Address::ip(place.loopback, ports::ADMIN)))
+}
+
+/// For gRPC: HTTP/2 alone.
+pub fn grpc() -> BTreeMap<&'static str, AnyValue> {
+    const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let options = json!({
+        "@type": format!("type.googleapis.com/{NAME}"),
+        "explicit_http_config": { "http2_protocol_options": {} },
+    });
+    BTreeMap::from([(NAME, options)])
+}
+
+/// The service that counts limits of the whole mesh. A name with several addresses is asked by turns.
+pub fn rate_limit_service(service: &RateLimitService, place: &Place<'_>) -> Cluster {
+    let numbers = service.host.parse().ok();
+    let address = match numbers {
+        Some(numbers) => Address::ip(numbers, service.port),
+        None => Address::name(service.host.clone(), service.port),
+    };
+    let mut cluster = at(compile::RATE_LIMIT_CLUSTER, Some(address));
+    if numbers.is_none() {
+        cluster.discovery_type = "STRICT_DNS";
+        cluster.dns_lookup_family = Some("V4_PREFERRED");
+        cluster.dns_refresh_rate = Some("5s");
+    }
+    // Nobody waits for it for long.
+    cluster.connect_timeout = "1s".to_owned();
+    if let Some(identity) = &service.identity {
+        cluster.transport_socket =
+            Some(tls::upstream(&place.secrets, service.host.clone(), identity.clone()));
+    }
+    cluster.typed_extension_protocol_options = grpc();
+    cluster
 }
 
 /// The sidecars of a callee: mTLS, and no other identity than the callee's.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use serde::Serialize;
+use serde_json::json;
 
 use super::types::{
     Any, AnyValue, ConfigSource, DataSource, Extension, ExtensionConfigSource, Resources, StringMatcher,
@@ -13,6 +14,8 @@ use super::types::{
 pub const NAME: &str = "meshward";
 /// Name of the guard.
 pub const GUARD: &str = "meshward.guard";
+/// Filter state with the number of sidecars that share a service's limits, and the filter that sets it.
+const REPLICAS: &str = "meshward.replicas";
 /// What the filter sets [`NAME`] to when it lets a request or connection through.
 pub const ALLOW: &str = "allow";
 
@@ -129,6 +132,41 @@ pub fn discovery_file(layer: Layer, module: &str, configuration: &[u8]) -> Resou
     }
     let resource = TypedExtensionConfig { name: NAME, typed_config: wasm(layer, module, configuration) };
     Resources { resources: vec![Any::new("envoy.config.core.v3.TypedExtensionConfig", resource).erase()] }
+}
+
+/// Envoy's command for what is in a file, followed by what moves in its folder.
+pub fn content_of(file: &str) -> String {
+    let folder = file.rsplit_once('/').map_or("/", |(folder, _)| folder);
+    format!("%FILE_CONTENT({file}:{folder})%")
+}
+
+/// Reads a file with the number of sidecars that share the limits of a service, and gives it to the filter behind: so that it can
+/// change while they run. Envoy follows moves in the file's folder, as Kubernetes does them.
+pub fn replicas(layer: Layer, file: &str) -> Extension {
+    let value = json!([{
+        "object_key": REPLICAS,
+        "factory_key": "envoy.string",
+        "format_string": {
+            "text_format_source": { "inline_string": content_of(file) },
+            "formatters": [{
+                "name": "envoy.formatter.file_content",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.formatter.file_content.v3.FileContent",
+                },
+            }],
+        },
+    }]);
+    let (kind, state) = match layer {
+        Layer::Http => (
+            "envoy.extensions.filters.http.set_filter_state.v3.Config",
+            json!({ "on_request_headers": value }),
+        ),
+        Layer::Network => (
+            "envoy.extensions.filters.network.set_filter_state.v3.Config",
+            json!({ "on_new_connection": value }),
+        ),
+    };
+    Extension::new(REPLICAS, kind, state)
 }
 
 /// Lets through only what carries the filter's mark. Envoy skips a Wasm filter silently, with 200s, when `on_configure`

@@ -51,7 +51,7 @@ pub(super) fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
 /// alone where it says DISABLE.
 pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &Plugins) -> Listener {
     let original_client = compile::wants_original_client(mesh, service);
-    let filters = |mtls| inbound_filters(service, place, plugins, Inbound { mtls, original_client });
+    let filters = |mtls| inbound_filters(mesh, service, place, plugins, Inbound { mtls, original_client });
     let mode = mesh.mode(service);
     let mut chains = Vec::new();
     if mode != Mode::Disable {
@@ -86,6 +86,7 @@ pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &
 }
 
 fn inbound_filters(
+    mesh: &Resolved,
     service: &Service,
     place: &Place<'_>,
     plugins: &Plugins,
@@ -98,6 +99,9 @@ fn inbound_filters(
     let deny_all = &plugins.inbound_deny_all;
     let filter = filter::discovered(layer, &place.config, INBOUND_FILE, &place.filter, deny_all);
     let mut checked = vec![filter, filter::guard(layer)];
+    if let Some(file) = service.replicas_file.as_ref().filter(|_| compile::limits_are_shared(mesh, service)) {
+        checked.insert(0, filter::replicas(layer, file));
+    }
     match service.protocol {
         Protocol::Http => vec![http::connection_manager(Side::Inbound(inbound), routes::inbound(), checked)],
         Protocol::Tcp => {

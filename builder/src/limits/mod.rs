@@ -13,6 +13,7 @@
 //! Deliberately absent: deciding. That is the engine's, the same code as in the filter.
 
 use meshward_engine::config::{Attribute, LimitsConfig, Selector};
+use meshward_engine::limits::config::{RateLimitService, Scope};
 
 use crate::diagnostic::Diagnostic;
 use crate::mesh::Resolved;
@@ -72,8 +73,15 @@ pub fn load(documents: &[Document], namespace: &str, mistakes: &mut Vec<Diagnost
     limits
 }
 
-/// The limits before a workload's application. `replicas`: how many sidecars share what is said for a service.
-pub fn inbound(limits: &Limits, workload: &Workload<'_>, names: &Names<'_>, replicas: u32) -> Compiled {
+/// The limits before a workload's application. `replicas`: how many sidecars share what is said for a service;
+/// `service`: who counts what is said for all.
+pub fn inbound(
+    limits: &Limits,
+    workload: &Workload<'_>,
+    names: &Names<'_>,
+    replicas: u32,
+    service: Option<RateLimitService>,
+) -> Compiled {
     let mut selectors = Selectors::new(names);
     let mut config = LimitsConfig { replicas: replicas.max(1), ..LimitsConfig::NONE };
     let chosen = limits.rates.iter().filter(|policy| policy.head.is_for(workload, names.root_namespace));
@@ -82,6 +90,9 @@ pub fn inbound(limits: &Limits, workload: &Workload<'_>, names: &Names<'_>, repl
     }
     for policy in limits.breakers.iter().filter(|one| one.head.is_for(workload, names.root_namespace)) {
         circuit_breaker::compile(policy, Side::Inbound, &[], &mut selectors, &mut config);
+    }
+    if config.rates.iter().any(|limit| matches!(limit.scope, Scope::Global(_))) {
+        config.service = service;
     }
     finish(selectors, config)
 }

@@ -104,6 +104,18 @@ pub fn compile(policy: &RateLimitPolicy, selectors: &mut Selectors<'_>, config: 
 /// What holds on its own and not in this mesh.
 pub fn check_against(policy: &RateLimitPolicy, mesh: &Resolved, mistakes: &mut Vec<Diagnostic>) {
     policy.head.check_against(mesh, mistakes);
+    let global = |limit: &&Limit| matches!(limit.scope, Scope::Global(_));
+    for limit in policy.limits.iter().filter(global).filter(|_| mesh.rate_limit_service.is_none()) {
+        let message =
+            format!("limit `{}` is global, and the Mesh has no service that counts it", limit.name.value);
+        mistakes.push(
+            policy
+                .head
+                .error("no-rate-limit-service", message, &limit.name.span)
+                .help("say `rateLimitService: {address: \"ratelimit.infra:8081\"}` in the Mesh's `spec`")
+                .help("or take `scope: service`, where each sidecar has its share"),
+        );
+    }
     let is_for = |service: &&crate::mesh::Service| {
         policy.head.is_for(&mesh.workload(service), &mesh.root_namespace) && !service.is_edge()
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use meshward_engine::limits::Limits as EngineLimits;
-use meshward_engine::limits::config::{HeaderMode, KeyPart, Scope, Stage};
+use meshward_engine::limits::config::{HeaderMode, KeyPart, OnFailure, Scope, Stage};
 
 use super::*;
 use crate::diagnostic::Source;
@@ -33,7 +33,7 @@ fn compiled(limits: &Limits, app: &str, replicas: u32) -> Compiled {
         trust_domain_aliases: &[],
         port: Some(PortMap { application: 8000, listener: 15001 }),
     };
-    inbound(limits, &workload, &names, replicas)
+    inbound(limits, &workload, &names, replicas, None)
 }
 
 const WHOLE: &str = r#"apiVersion: meshward.dev/v1alpha1
@@ -179,6 +179,32 @@ spec:
 "#,
     );
     assert!(limits.rates.is_empty(), "{limits:?}");
+    let text: String = mistakes.iter().map(|mistake| mistake.render(false) + "\n").collect();
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_global_limit_has_what_a_service_can_count() {
+    let policy = |rest: &str| {
+        format!(
+            "apiVersion: meshward.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {{name: books}}
+spec:
+  limits:
+  - name: all
+    scope: global
+{rest}"
+        )
+    };
+    let limits = good(&policy("    rates: [{requests: 100, per: 60s}]\n    onFailure: failClosed\n"));
+    assert_eq!(limits.rates[0].limits[0].scope, Scope::Global(OnFailure::Closed));
+    let (_, mistakes) = read(&policy(
+        "    stage: beforeAuthorization
+    rates: [{requests: 100, per: 10s, burst: 10}, {requests: 100, per: 1m}]
+  - {name: mine, onFailure: local, rates: [{requests: 1, per: 1s}]}
+",
+    ));
     let text: String = mistakes.iter().map(|mistake| mistake.render(false) + "\n").collect();
     insta::assert_snapshot!(text);
 }

@@ -13,6 +13,6 @@ mod tests;
 pub use discover::MeshFiles;
 pub use load::{load, load_sources};
 pub use resolve::{
-    Call, ENVOY_IMAGE, Edge, EdgeRoute, INTERCEPTING_USER, Interception, Local, Resolved, Revocation,
-    Service, is_pinned, ports,
+    Call, ENVOY_IMAGE, Edge, EdgeRoute, INTERCEPTING_USER, Interception, Local, RateLimitService, Resolved,
+    Revocation, Service, is_pinned, ports,
 };

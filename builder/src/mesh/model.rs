@@ -68,11 +68,34 @@ pub struct MeshSpec {
     /// their sidecar themselves.
     #[serde(default)]
     pub interception: Option<Spanned<InterceptionSpec>>,
+    /// The service that counts limits of `scope: global`: any that speaks Envoy's rate limit protocol
+    /// (`envoy.service.ratelimit.v3`), like envoyproxy/ratelimit or Limitador.
+    #[serde(default)]
+    pub rate_limit_service: Option<RateLimitServiceSpec>,
     /// The Envoy image of every sidecar. The pinned release when not said.
     #[serde(default)]
     pub envoy_image: Option<Spanned<String>>,
     /// Services by name. The order is the order of everything that is printed.
     pub services: Vec<ServiceSpec>,
+}
+
+/// Who counts the limits of `scope: global`. envoyproxy/ratelimit needs no more than the domain: what is allowed is said in the
+/// policies, and goes with every question.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RateLimitServiceSpec {
+    /// Name or address of the service, and the port of its gRPC: `ratelimit.infra:8081`.
+    pub address: Spanned<String>,
+    /// Its SPIFFE ID: then it is spoken to by mutual TLS, with the sidecar's certificate. Plain HTTP/2 when not said: keep it
+    /// where only sidecars reach it.
+    #[serde(default)]
+    pub identity: Option<Spanned<String>>,
+    /// Its name for the limits of this mesh. `meshward` when not said.
+    #[serde(default)]
+    pub domain: Option<Spanned<String>>,
+    /// How long a request waits for it at most, from `1ms` to `10s`. `50ms` when not said.
+    #[serde(default)]
+    pub timeout: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -205,6 +228,11 @@ pub struct ServiceSpec {
     /// 1 when not said.
     #[serde(default)]
     pub replicas: Option<Spanned<u32>>,
+    /// A file in the sidecar's container with the number of replicas, in place of `replicas` as long as it holds one: for limits
+    /// of the service, of which each sidecar has its share. It is read again when it changes, as a volume of the downward API
+    /// or of a ConfigMap does. It must be there when the sidecar starts.
+    #[serde(default)]
+    pub replicas_file: Option<Spanned<String>>,
     /// The application's container. Without one, `render` writes no Deployment: add the sidecar to your own with
     /// `meshward inject`.
     #[serde(default)]

@@ -16,6 +16,7 @@ use crate::policy::{self, Mode, Policies};
 mod certificates;
 mod check;
 mod interception;
+mod rate_limit_service;
 mod revocation;
 mod service;
 
@@ -61,6 +62,7 @@ pub struct Resolved {
     pub default_action: DefaultAction,
     pub path_params: PathParams,
     pub interception: Option<Interception>,
+    pub rate_limit_service: Option<RateLimitService>,
     pub envoy_image: String,
     /// In the file's order.
     pub services: Vec<Service>,
@@ -78,6 +80,19 @@ pub struct Resolved {
     pub warnings: Vec<Diagnostic>,
     /// The document of kind `Mesh`, for further diagnostics.
     pub document: Document,
+}
+
+/// Who counts the limits of the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimitService {
+    /// A name to resolve, or an address.
+    pub host: String,
+    pub port: u16,
+    /// Its SPIFFE ID. `None`: it is spoken to in plain text.
+    pub identity: Option<String>,
+    pub domain: String,
+    /// How long to wait for an answer, in milliseconds.
+    pub timeout: u32,
 }
 
 /// What is refused whatever the policies say.
@@ -134,6 +149,8 @@ pub struct Service {
     pub calls: Vec<Call>,
     pub edge: Option<Edge>,
     pub replicas: u32,
+    /// A file that says another number while the sidecar runs; absolute.
+    pub replicas_file: Option<String>,
     pub container: Option<ContainerSpec>,
     pub local: Option<Local>,
     /// The place of the name in the mesh's document.
@@ -251,6 +268,8 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
     }
     check.federation(&spec);
     let revocation = check.revocation(&spec.revocation);
+    let rate_limit_service =
+        spec.rate_limit_service.as_ref().and_then(|service| check.rate_limit_service(service));
     let certificates = check.certificates(&spec);
     for namespace in spec.namespace.iter().chain(&spec.root_namespace) {
         check.dns_label("a namespace", namespace);
@@ -268,6 +287,7 @@ pub(super) fn resolve(document: &Document, mesh: Mesh, mistakes: &mut Vec<Diagno
         trust_domain_aliases: spec.trust_domain_aliases.into_iter().map(|alias| alias.value).collect(),
         federates_with: spec.federates_with.into_iter().map(|other| other.value).collect(),
         revocation,
+        rate_limit_service,
         certificates,
         root_namespace: spec
             .root_namespace

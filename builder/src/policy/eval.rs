@@ -4,7 +4,8 @@
 //! `istio-system`, what no policy speaks of is allowed, callers need no certificate. With a Mesh it answers with the very
 //! configuration that `meshward render` writes for the workload.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use meshward_engine::config::{
@@ -12,6 +13,7 @@ use meshward_engine::config::{
     Protocol, Role, TrustDomain,
 };
 use meshward_engine::limits::Limits;
+use meshward_engine::limits::config::RateLimitService;
 use meshward_engine::policy::Policy;
 use meshward_engine::shared_words::Memory;
 
@@ -75,6 +77,8 @@ pub struct Evaluator {
     limits: Limits,
     /// What earlier requests have spent.
     spent: Memory,
+    /// What they have spent of global budgets: the window, and how much, by the hash of the budget.
+    budgets: RefCell<HashMap<u64, (u64, u32)>>,
 }
 
 /// Which ports of a workload take nobody without a certificate, as PeerAuthentications say it. With a Mesh nothing is here:
@@ -137,7 +141,9 @@ impl Evaluator {
         };
         let compiled = compile_for(&policies, workload, &names);
         config.policies = compiled.policies;
-        let compiled = limits::inbound(&limits, &workload, &names, 1);
+        // Whoever would be asked: here the budgets are counted in memory.
+        let service = RateLimitService { cluster: "".into(), domain: "".into(), timeout: 1 };
+        let compiled = limits::inbound(&limits, &workload, &names, 1, Some(service));
         (config.selectors, config.limits) = (compiled.selectors, compiled.limits);
         let strict = Strict::new(&policies, &workload);
         Ok(Self { strict, ..Self::of_config(config, None, options, Paths::Seen)? })
@@ -174,6 +180,7 @@ impl Evaluator {
             explains: !options.terse,
             limits: Limits::compile(config.limits.clone(), config.selectors.len()).map_err(mistake)?,
             spent: Memory::default(),
+            budgets: RefCell::default(),
         })
     }
 }

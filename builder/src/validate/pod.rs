@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use super::unwritable;
 use crate::diagnostic::{Diagnostic, Failure};
+use crate::envoy::filter::content_of;
 use crate::envoy::{self, File, Placement, pod};
 use crate::kube::Filter;
 use crate::mesh::model::CertificateProvider;
@@ -74,13 +75,21 @@ impl Pods {
             let link = filter.join(name);
             std::fs::hard_link(&self.module, &link).map_err(|error| unwritable(&link, &error))?;
         }
+        let replicas = service.replicas_file.as_ref().map(|file| (file, below(file)));
+        if let Some((_, below)) = &replicas {
+            write(below.clone(), service.replicas.to_string().as_bytes())?;
+        }
         let mut files = Vec::new();
         let rendered = if mesh.certificates.provider == Some(CertificateProvider::Spire) {
             envoy::render_with_agent(mesh, service, &self.placement, &mesh.certificates.agent_socket)?
         } else {
             envoy::render(mesh, service, &self.placement)?
         };
-        for File { name, text } in rendered {
+        for File { name, mut text } in rendered {
+            if let Some((file, below)) = &replicas {
+                let below = content_of(&below.display().to_string());
+                text = text.replace(&content_of(file), &below);
+            }
             let mut value = parse(name, &text)?;
             move_below(&mut value, &root);
             let json = serde_json::to_vec(&value).unwrap_or_default();

@@ -1,13 +1,15 @@
 //! A RateLimitPolicy's YAML → [`RateLimitPolicy`], with every mistake at its place.
 
 use meshward_engine::config::Text;
-use meshward_engine::limits::config::{HeaderMode, RateAnswer, Scope, Stage, Window};
+use meshward_engine::limits::config::{HeaderMode, OnFailure, RateAnswer, Scope, Stage, Window};
 use meshward_engine::rate_limit::Rate;
+use meshward_engine::rls;
 
 use super::super::rules::Reader;
 use super::super::{key, target};
 use super::model::{
-    HeadersSpec, LimitSpec, ModeSpec, OverrideSpec, RateSpec, ResponseSpec, ScopeSpec, StageSpec,
+    HeadersSpec, LimitSpec, ModeSpec, OnFailureSpec, OverrideSpec, RateSpec, ResponseSpec, ScopeSpec,
+    StageSpec,
 };
 use super::{Limit, RateLimitPolicy, model};
 use crate::diagnostic::Diagnostic;
@@ -51,6 +53,7 @@ fn limit(reader: &mut Reader<'_>, written: Spanned<LimitSpec>) -> Limit {
         ("cost", written.cost.as_ref().map(|one| &one.span)),
         ("overrides", written.overrides.as_ref().map(|one| &one.span)),
         ("scope", written.scope.as_ref().map(|one| &one.span)),
+        ("onFailure", written.on_failure.as_ref().map(|one| &one.span)),
         ("response", written.response.as_ref().map(|one| &one.span)),
     ];
     if reader.whole && written.rates.is_none() {
@@ -62,26 +65,86 @@ fn limit(reader: &mut Reader<'_>, written: Spanned<LimitSpec>) -> Limit {
         }
     }
     let said = written.rates.as_ref().map_or(0, |rates| rates.len());
+    let stage = match written.stage {
+        Some(StageSpec::BeforeAuthorization) => Stage::BeforeAuthorization,
+        Some(StageSpec::AfterAuthorization) | None => Stage::AfterAuthorization,
+    };
+    let scope = scope(reader, written.scope.as_ref(), written.on_failure.as_ref());
+    if let (Scope::Global(_), Some(place)) = (scope, &written.scope) {
+        let overrides = written.overrides.iter().flat_map(|list| list.iter());
+        let overrides = overrides.filter_map(|one| one.value.rates.as_ref());
+        global(reader, place, stage, written.rates.iter().chain(overrides));
+    }
     let windows = written.rates.map(|rates| windows(reader, &rates, cost)).unwrap_or_default();
     let overrides = written.overrides.map(|list| list.value).unwrap_or_default();
     Limit {
         name,
         rule,
         key,
-        stage: match written.stage {
-            Some(StageSpec::BeforeAuthorization) => Stage::BeforeAuthorization,
-            Some(StageSpec::AfterAuthorization) | None => Stage::AfterAuthorization,
-        },
-        scope: match written.scope.map(|scope| scope.value) {
-            Some(ScopeSpec::Service) => Scope::Service,
-            Some(ScopeSpec::Sidecar) | None => Scope::Sidecar,
-        },
+        stage,
+        scope,
         shadow: written.mode == Some(ModeSpec::Shadow),
         cost,
         windows,
         overrides: overrides.into_iter().filter_map(|one| other(reader, one, said, cost)).collect(),
         answer: answer(reader, written.response),
         concurrency,
+    }
+}
+
+fn scope(
+    reader: &mut Reader<'_>,
+    written: Option<&Spanned<ScopeSpec>>,
+    on_failure: Option<&Spanned<OnFailureSpec>>,
+) -> Scope {
+    let scope = match written.map(|scope| scope.value) {
+        Some(ScopeSpec::Global) => Scope::Global(match on_failure.map(|one| one.value) {
+            Some(OnFailureSpec::FailOpen) => OnFailure::Open,
+            Some(OnFailureSpec::FailClosed) => OnFailure::Closed,
+            Some(OnFailureSpec::Local) | None => OnFailure::Local,
+        }),
+        Some(ScopeSpec::Service) => Scope::Service,
+        Some(ScopeSpec::Sidecar) | None => Scope::Sidecar,
+    };
+    if let Some(on_failure) = on_failure.filter(|_| reader.whole && !matches!(scope, Scope::Global(_))) {
+        let help = "take it out, or say `scope: global`";
+        reader.error("only-of-global", "`onFailure` belongs to `scope: global`", &on_failure.span, help);
+    }
+    scope
+}
+
+/// What a service of Envoy's protocol cannot count: it knows one rate of a limit, in windows of four lengths.
+fn global<'a>(
+    reader: &mut Reader<'_>,
+    scope: &Spanned<ScopeSpec>,
+    stage: Stage,
+    rates: impl Iterator<Item = &'a Spanned<Vec<Spanned<RateSpec>>>>,
+) {
+    const LOCAL: &str = "or take `scope: service`, where each sidecar has its share";
+    if stage == Stage::BeforeAuthorization {
+        let message = "a limit before authorization is against floods, which would go on to the service";
+        let help = format!("take `stage` out, {LOCAL}");
+        reader.error("global-limit", message, &scope.span, &help);
+    }
+    for rates in rates {
+        if let Some(second) = rates.get(1) {
+            let help = format!("make several limits of it, {LOCAL}");
+            reader.error("global-limit", "the service counts one rate of a limit", &second.span, &help);
+        }
+        for rate in rates.iter() {
+            let period = rate.per.parse::<jiff::SignedDuration>().ok();
+            let period = period.and_then(|period| u64::try_from(period.as_nanos()).ok());
+            if period.is_some_and(|period| rls::unit(period).is_none()) {
+                let message = format!("the service has no windows of `{}`", rate.per.value);
+                let help = format!("write `1s`, `1m`, `1h` or `24h`, {LOCAL}");
+                reader.error("global-limit", message, &rate.per.span, &help);
+            }
+            if let Some(burst) = &rate.burst {
+                let message = "the service has no bursts: all of a window may come at once";
+                let help = format!("take `burst` out, {LOCAL}");
+                reader.error("global-limit", message, &burst.span, &help);
+            }
+        }
     }
 }
 

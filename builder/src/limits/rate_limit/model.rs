@@ -67,6 +67,9 @@ pub struct LimitSpec {
     /// `sidecar` when not said.
     #[serde(default)]
     pub scope: Option<Spanned<ScopeSpec>>,
+    /// With `scope: global`: `local` when not said.
+    #[serde(default)]
+    pub on_failure: Option<Spanned<OnFailureSpec>>,
     /// `enforce` when not said.
     #[serde(default)]
     pub mode: Option<ModeSpec>,
@@ -109,6 +112,21 @@ pub enum ScopeSpec {
     Sidecar,
     /// The service's: each of its sidecars has its share, by the number of replicas.
     Service,
+    /// That of all sidecars together: the Mesh's `rateLimitService` counts, in windows that end with the clock's. One rate, of
+    /// `1s`, `1m`, `1h` or `24h`.
+    Global,
+}
+
+/// What becomes of requests while the rate limit service does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnFailureSpec {
+    /// Each sidecar counts them itself, against its share by the number of replicas.
+    Local,
+    /// They pass.
+    FailOpen,
+    /// They are refused, with 503.
+    FailClosed,
 }
 
 /// Whether a limit refuses.

@@ -130,6 +130,9 @@ fn one(check: &mut Check<'_>, namespace: &str, names: &Names, spec: ServiceSpec)
         }
         Local { command: local.command, env: local.env }
     });
+    if let Some(file) = &spec.replicas_file {
+        replicas_file(check, file);
+    }
     let name = spec.name.value;
     let mut labels = BTreeMap::from([("app".to_owned(), name.clone())]);
     for (key, value) in &spec.labels {
@@ -150,10 +153,25 @@ fn one(check: &mut Check<'_>, namespace: &str, names: &Names, spec: ServiceSpec)
         calls,
         edge,
         replicas: spec.replicas.map_or(1, |replicas| replicas.value),
+        replicas_file: spec.replicas_file.map(|file| file.value),
         container: spec.container.map(|container| container.value),
         local,
         name_span: Spanned::new((), spec.name.span),
         name,
+    }
+}
+
+/// Envoy reads it by `%FILE_CONTENT(file:folder)%`, where these would mean something else.
+fn replicas_file(check: &mut Check<'_>, file: &Spanned<String>) {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_' | '.');
+    let in_a_folder =
+        file.rsplit_once('/').is_some_and(|(folder, name)| folder.len() > 1 && !name.is_empty());
+    if !file.starts_with('/') || !in_a_folder || !file.chars().all(good) {
+        let message = format!("`{}` is no file that a sidecar can follow", file.value);
+        let help = "write the whole path in the sidecar's container, of letters, digits, `-`, `_` and `.`: \
+                    `/etc/podinfo/replicas`"
+            .to_owned();
+        check.error(&file.span, "invalid-path", message, help);
     }
 }
 

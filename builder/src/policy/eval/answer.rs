@@ -35,6 +35,10 @@ struct Answer<'a> {
     /// What the client is told of rate limits.
     #[serde(skip_serializing_if = "<[Header]>::is_empty", serialize_with = "as_map")]
     headers: &'a [Header],
+    /// Limits of requests in flight that it would have to enter: a list of requests does not say when they end, so that is not
+    /// decided here.
+    #[serde(skip_serializing_if = "<[&str]>::is_empty")]
+    undecided: &'a [&'a str],
     /// The AUDIT rule that matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<Rule<'a>>,
@@ -68,6 +72,8 @@ pub struct Limited<'a> {
     pub refused: Option<&'a RateLimit>,
     /// Names of limits in shadow mode that would have refused.
     pub shadow: Vec<&'a str>,
+    /// Names of limits that are not decided here.
+    pub undecided: Vec<&'a str>,
     retry_after: Option<u64>,
     headers: Vec<Header>,
 }
@@ -78,6 +84,7 @@ impl<'a> Limited<'a> {
         Self {
             refused: verdict.refused.and_then(limit),
             shadow: verdict.shadow.iter().filter_map(|number| Some(&*limit(*number)?.name)).collect(),
+            undecided: Vec::new(),
             retry_after: verdict.refused.map(|_| retry_after(verdict)),
             headers: limits.headers(verdict),
         }
@@ -113,6 +120,7 @@ pub fn write_limited(
         shadow: shadows(policy, shadow, limited),
         retry_after: limited.retry_after,
         headers: &limited.headers,
+        undecided: &[],
         audit: None,
     };
     line(out, &answer)
@@ -172,6 +180,7 @@ pub fn write(
         shadow: shadows(policy, &decision.shadow, limited),
         retry_after: None,
         headers: &limited.headers,
+        undecided: &limited.undecided,
         audit: decision.audit.map(name),
     };
     line(out, &answer)

@@ -6,12 +6,11 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use meshward_engine::config::{GuardMode, Protocol};
 use meshward_engine::decision::{Decision, Reason, Shadow};
 use meshward_engine::limits::config::Stage;
-use meshward_engine::limits::{Seed, Subject};
+use meshward_engine::limits::{RateVerdict, Seed, Subject};
 use meshward_engine::path_guard;
 use meshward_engine::policy::Policy;
-use meshward_engine::rate_limit::Nanoseconds;
+use meshward_engine::rate_limit::{Nanoseconds, Wait};
 use meshward_engine::request::{Peer, Request};
-use meshward_engine::shared_words::Unavailable;
 
 use super::answer::Limited;
 use super::request::{self, Line, Object};
@@ -160,16 +159,80 @@ impl Evaluator {
     ) -> Limited<'_> {
         /// Any will do: what it decides is which keys share a slot, and that shall be the same in every run.
         const SEED: Seed = Seed([0, 0]);
-        let Some(now) = now.filter(|_| self.limits.has_stage(stage)) else { return Limited::default() };
+        let Some(now) =
+            now.filter(|_| self.limits.has_stage(stage) || !self.limits.config().concurrency.is_empty())
+        else {
+            return Limited::default();
+        };
         let mut selected = Vec::new();
         policy.selects(request, |number| selected.extend(u32::try_from(number)));
         let replicas = self.limits.config().replicas;
         let subject = Subject { request, destination: None, selected: &selected, replicas };
-        match self.limits.rate(&self.spent, SEED, now, stage, &subject) {
-            Ok(verdict) => Limited::new(&self.limits, &verdict),
+        let (mut verdict, counted) = self.global(now, stage, SEED, &subject);
+        if verdict.refused.is_none() {
             // Words in memory are never out of reach.
-            Err(Unavailable) => Limited::default(),
+            let here = self.limits.rate(&self.spent, SEED, now, stage, &subject).unwrap_or_default();
+            verdict.refused = here.refused;
+            verdict.shadow.extend(here.shadow);
+            if here.refused.is_some() {
+                verdict.asked.clear();
+            }
+            verdict.asked.extend(here.asked);
         }
+        if verdict.refused.is_some() {
+            let mut budgets = self.budgets.borrow_mut();
+            for (budget, cost) in counted {
+                budgets.entry(budget).and_modify(|(_, spent)| *spent = spent.saturating_sub(cost));
+            }
+        }
+        let mut limited = Limited::new(&self.limits, &verdict);
+        if stage == Stage::AfterAuthorization && verdict.refused.is_none() {
+            let all = &self.limits.config().concurrency;
+            let asked = self.limits.concurrency(SEED, &subject);
+            limited.undecided = asked.filter_map(|(number, ..)| Some(&*all.get(number)?.name)).collect();
+        }
+        limited
+    }
+
+    /// The global limits, as one service counts them that everybody asks for every request: in windows that end with the
+    /// clock's. And what was counted.
+    fn global(
+        &self,
+        now: Nanoseconds,
+        stage: Stage,
+        seed: Seed,
+        subject: &Subject<'_>,
+    ) -> (RateVerdict, Vec<(u64, u32)>) {
+        let (mut verdict, mut counted) = (RateVerdict::default(), Vec::new());
+        if stage == Stage::BeforeAuthorization {
+            return (verdict, counted);
+        }
+        let mut budgets = self.budgets.borrow_mut();
+        let mut next = 0;
+        while let Some(one) = self.limits.global(seed, subject, next) {
+            next = one.limit + 1;
+            let period = one.window.period;
+            let (window, end) = (now / period, Wait::new(period - now % period));
+            let (counting, spent) = budgets.entry(one.key.print()).or_insert((window, 0));
+            // A clock that goes back counts on in the window that was.
+            if window > *counting {
+                (*counting, *spent) = (window, 0);
+            }
+            let after = spent.saturating_add(one.cost);
+            let told = if after <= one.window.requests {
+                *spent = after;
+                counted.push((one.key.print(), one.cost));
+                self.limits.told(&one, one.window.requests - after, None, end)
+            } else {
+                self.limits.told(&one, 0, Some(end), end)
+            };
+            verdict.shadow.extend(told.shadow);
+            if told.refused.is_some() {
+                return (RateVerdict { shadow: verdict.shadow, ..told }, counted);
+            }
+            verdict.asked.extend(told.asked);
+        }
+        (verdict, counted)
     }
 
     /// The port that the filter sees.

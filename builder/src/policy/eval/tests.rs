@@ -366,3 +366,60 @@ fn rate_limits_are_asked_at_the_time_that_a_line_says() {
     assert_eq!(eval(&policies, &requests), answers, "the same every time");
     insta::assert_snapshot!(answers.join("\n"));
 }
+
+#[test]
+fn a_global_limit_is_one_counter_in_windows_of_the_clock() {
+    let policies = "apiVersion: meshward.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: books}
+spec:
+  limits:
+  - name: all
+    scope: global
+    rates: [{requests: 3, per: 1m}]
+    cost: 1
+    response: {headers: always}
+  - name: tenants
+    key: [{header: x-tenant}]
+    rates: [{requests: 1, per: 1h}]
+  - name: open
+    concurrency: 5
+";
+    let line = |id: u32, time: &str, tenant: &str| {
+        format!(
+            "{{\"id\":{id},\"time\":\"{time}\",\"method\":\"GET\",\"headers\":{{\"x-tenant\":\"{tenant}\"}}}}\n"
+        )
+    };
+    let lines = [
+        (1, "10s", "a"),
+        // Refused by the other limit: costs nothing of the budget.
+        (2, "11s", "a"),
+        (3, "20s", "b"),
+        (4, "59s", "c"),
+        (5, "59.5s", "d"),
+        (6, "60s", "e"),
+    ];
+    let requests: String = lines.iter().map(|(id, time, tenant)| line(*id, time, tenant)).collect();
+    let answers: Vec<serde_json::Value> =
+        eval(policies, &requests).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let brief: Vec<_> = answers
+        .iter()
+        .map(|answer| {
+            (answer["status"].as_u64().unwrap(), answer["limit"].as_str(), answer["retry_after"].as_u64())
+        })
+        .collect();
+    assert_eq!(
+        brief,
+        [
+            (200, None, None),
+            (429, Some("tenants"), Some(3599)),
+            (200, None, None),
+            (200, None, None),
+            (429, Some("all"), Some(1)),
+            (200, None, None),
+        ]
+    );
+    assert_eq!(answers[3]["headers"]["x-ratelimit-remaining"], "0");
+    assert_eq!(answers[0]["undecided"], serde_json::json!(["default/books/open"]));
+    assert_eq!(answers[4]["undecided"], serde_json::Value::Null);
+}
