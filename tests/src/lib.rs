@@ -9,10 +9,12 @@ pub mod application;
 pub mod broken;
 pub mod command;
 pub mod connection;
+pub mod go;
 pub mod hammer;
 pub mod http2;
 pub mod mesh;
 pub mod native_rbac;
+pub mod rls;
 pub mod tools;
 pub mod wait;
 
@@ -20,4 +22,5 @@ pub use application::Application;
 pub use connection::Connection;
 pub use hammer::hammer;
 pub use mesh::TestMesh;
+pub use rls::RateLimitService;
 pub use wait::until;

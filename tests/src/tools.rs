@@ -49,6 +49,14 @@ pub fn failure(failure: &Failure) -> anyhow::Error {
     anyhow!(text)
 }
 
+/// A port of loopback that nobody has just now.
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
 /// Says that a test, or a part of one, was left out, and why; past the test runner's capture, so that it is seen.
 pub fn skipped(what: &str, why: &str) {
     // Nobody is left to tell when standard error is gone.

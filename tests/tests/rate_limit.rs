@@ -305,3 +305,64 @@ fn open_connections_are_counted_by_identity() {
     drop(first);
     until("a place", || open(&running, "caller").is_some()).unwrap();
 }
+
+/// How many of ten requests are let through.
+fn admitted(running: &TestMesh, tenant: &str) -> usize {
+    let ask = |_: &usize| ask(running, "caller", "GET", &[("x-tenant", tenant)]).status == 200;
+    (0..10).filter(ask).count()
+}
+
+#[test]
+fn a_limit_of_the_service_is_shared_by_as_many_sidecars_as_a_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("replicas");
+    let say = |text: &str| {
+        // As Kubernetes changes a volume: the new file takes the place of the old one.
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), &file).unwrap();
+    };
+    say("4\n");
+    let limit = "    - {name: all, scope: service, key: [identity, {header: x-tenant}], rates: [{requests: 8, per: 1h}]}\n";
+    let replicas = format!("replicas: 2, replicasFile: {}}}", file.display());
+    let text = mesh("callee", limit).replace("port: 8000}", &format!("port: 8000, {replicas}"));
+    let running = start(2, &text);
+    assert_eq!(admitted(&running, "before"), 2, "a quarter of it");
+    let mut tenant = 0;
+    let mut until_share = |share: usize| {
+        // Asked by a new tenant each time; the filter looks at the file once in a second.
+        until("the share", || {
+            tenant += 1;
+            admitted(&running, &format!("tenant-{tenant}")) == share
+        })
+        .unwrap();
+    };
+    say("1\n");
+    until_share(8);
+    say("many\n");
+    until_share(4);
+    say("8\n");
+    until_share(1);
+    assert_eq!(admitted(&running, "before"), 0, "that the share has changed is no fresh burst");
+}
+
+#[test]
+fn connections_are_shared_by_as_many_sidecars_as_a_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("replicas");
+    std::fs::write(&file, "3\n").unwrap();
+    let limit = "    - {name: all, scope: service, key: [identity], rates: [{requests: 6, per: 1h}]}\n";
+    let written = format!("port: 8003, replicasFile: {}}}", file.display());
+    let running = start(1, &mesh("store", limit).replace("port: 8003}", &written));
+    let opened = [(); 4].map(|()| open(&running, "caller").is_some());
+    assert_eq!(opened, [true, true, false, false], "a third of six");
+}
+
+#[test]
+fn a_limit_of_the_service_is_shared_by_its_replicas() {
+    let limit =
+        "    - {name: all, scope: service, key: [identity], rates: [{requests: 500, per: 1s, burst: 100}]}\n";
+    let text = mesh("callee", limit).replace("port: 8000}", "port: 8000, replicas: 4}");
+    let running = start(2, &text);
+    let mut load = hammer(&running, "caller", "callee", CALLERS).unwrap();
+    is_exact(&load.run(For::Time(load_time()), |_, _| "x".to_owned()).unwrap(), 25, 125.0);
+}

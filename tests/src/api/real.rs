@@ -10,8 +10,7 @@
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +20,8 @@ use kube::client::Body;
 use serde_json::{Value, json};
 
 use super::{ADMIN, Api, SOMEONE, path, write_kubeconfig};
-use crate::tools::{skipped, workspace};
+use crate::go;
+use crate::tools::{free_port, skipped};
 
 /// How long the server may take to be ready on a machine that does much else.
 const START: Duration = Duration::from_secs(180);
@@ -251,50 +251,8 @@ impl Api for ApiServer {
     }
 }
 
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
 /// Both programs, out of the cache or built into it; None without `go`.
 fn binaries() -> anyhow::Result<Option<Binaries>> {
-    let sources = workspace().join("tests/cluster");
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let cache = set("MESHWARD_CACHE")
-        .or_else(|| set("HOME").map(|home| home.join(".cache/meshward")))
-        .context("no cache folder: set MESHWARD_CACHE")?;
-    let folder = cache.join(format!("cluster-{}", fingerprint(&sources)?));
-    let binaries = Binaries { etcd: folder.join("etcd"), apiserver: folder.join("apiserver") };
-    if binaries.etcd.is_file() && binaries.apiserver.is_file() {
-        return Ok(Some(binaries));
-    }
-    if Command::new("go").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        return Ok(None);
-    }
-    fs::create_dir_all(&folder)?;
-    let built = tempfile::tempdir_in(&folder)?;
-    for program in ["etcd", "apiserver"] {
-        let output = Command::new("go")
-            .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-            .arg(built.path().join(program))
-            .arg(format!("./{program}"))
-            .current_dir(&sources)
-            .env("CGO_ENABLED", "0")
-            .output()?;
-        if !output.status.success() {
-            bail!("{program} does not build: {}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-    fs::rename(built.path().join("etcd"), &binaries.etcd)?;
-    fs::rename(built.path().join("apiserver"), &binaries.apiserver)?;
-    Ok(Some(binaries))
-}
-
-/// What the programs are built from, as a short name.
-fn fingerprint(sources: &Path) -> anyhow::Result<String> {
-    let mut all = Vec::new();
-    for file in ["go.mod", "go.sum", "etcd/main.go", "apiserver/main.go"] {
-        all.extend(fs::read(sources.join(file)).with_context(|| file.to_owned())?);
-    }
-    let digest = meshward_builder::live::module::Module::new(all).sha256;
-    Ok(digest.get(..12).unwrap_or_default().to_owned())
+    let folder = go::programs("cluster", &["etcd", "apiserver"])?;
+    Ok(folder.map(|folder| Binaries { etcd: folder.join("etcd"), apiserver: folder.join("apiserver") }))
 }
