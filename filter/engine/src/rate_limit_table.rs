@@ -259,12 +259,20 @@ impl Ways {
         (level(rate, now, full_at, after, Wait::new(0)), true)
     }
 
-    /// A key without a way, where a limit with a longer span has left the slot's common bucket emptier than this
-    /// limit knows: it gets its way, empty, or it would have to wait for that other limit.
+    /// A bucket that is emptier than this limit knows becomes empty, or the key would have to wait for another limit: its
+    /// own of an hour before somebody made it one of a second (or for a clock that went back); and where it has no way,
+    /// one with a longer span that has left the slot's common bucket so: it gets its way.
     fn settle(&mut self, now: Nanoseconds, bucket: &Bucket) -> bool {
         let tag = Tag::of(&bucket.key);
         let empty = now.saturating_add(bucket.rate.span());
-        if self.find(tag).is_some() || self.floor(bucket.key.owner) <= empty {
+        if let Some(index) = self.find(tag) {
+            let emptier = self.full_at(index) > empty;
+            if emptier {
+                self.set(index, empty, tag);
+            }
+            return emptier;
+        }
+        if self.floor(bucket.key.owner) <= empty {
             return false;
         }
         match self.place(now, bucket.key.owner, tag) {

@@ -22,6 +22,21 @@ fn admits(words: &Memory, now: u64, bucket: Bucket) -> bool {
     take(words, now, &[bucket], 1, &mut Vec::new()).unwrap()
 }
 
+/// Whoever has used up an hour's limit does not wait for that hour when the limit is made one of a second.
+#[test]
+fn a_limit_that_is_made_wider_is_wider_at_once_and_no_fresh_burst() {
+    let words = Memory::default();
+    let at = |rate| bucket(1, 1, rate);
+    let (hourly, often) = (Rate::new(1, 3600 * SECOND, 1).unwrap(), Rate::new(10, SECOND, 10).unwrap());
+    let now = 10 * SECOND;
+    assert!(admits(&words, now, at(hourly)));
+    assert!(!admits(&words, now, at(hourly)));
+    assert!(!admits(&words, now, at(often)), "the bucket begins empty");
+    let admitted = (1..=20).filter(|tenth| admits(&words, now + tenth * SECOND / 10, at(often))).count();
+    assert_eq!(admitted, 20, "one for each tenth of a second");
+    assert!(!admits(&words, now + 2 * SECOND, at(often)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
