@@ -192,6 +192,11 @@ impl TestMesh {
         self.processes.ended().len()
     }
 
+    /// The process of a sidecar, while it runs.
+    pub fn process(&self, service: &str) -> Option<u32> {
+        self.processes.id(service)
+    }
+
     /// What the sidecar of a service has written: its own log.
     pub fn log(&self, service: &str) -> String {
         std::fs::read_to_string(self.state.log(&format!("{service}.envoy"))).unwrap_or_default()

@@ -46,8 +46,12 @@ const SERVICES: &str = "
     - {name: caller, port: 8001, calls: [callee, db]}
 ";
 
-/// The callee's policy: `/a` for the caller always, `/b` sometimes.
-fn with_policy(paths: &str) -> String {
+/// How often `/c` may be asked for: once an hour, or as often as anybody wants.
+const SELDOM: &str = "{requests: 1, per: 1h}";
+const OFTEN: &str = "{requests: 1000, per: 1s}";
+
+/// The callee's policies: `/a` and `/c` for the caller always, `/b` sometimes; `/c` as often as `rate` says.
+fn with_policy(paths: &str, rate: &str) -> String {
     format!(
         "{HEAD}{SERVICES}
 ---
@@ -58,7 +62,18 @@ spec:
   selector: {{matchLabels: {{app: callee}}}}
   rules:
     - from: [{{source: {{principals: [test.example/ns/default/sa/caller]}}}}]
-      to: [{{operation: {{paths: [{paths}]}}}}]
+      to: [{{operation: {{paths: [{paths}, /c]}}}}]
+---
+apiVersion: meshward.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {{name: slowly, namespace: default}}
+spec:
+  selector: {{matchLabels: {{app: callee}}}}
+  limits:
+    - name: slowly
+      to: [{{operation: {{paths: [/c]}}}}]
+      key: [identity]
+      rates: [{rate}]
 "
     )
 }
@@ -85,7 +100,8 @@ fn refusals(running: &meshward_tests::TestMesh, service: &str) -> u64 {
         .sum()
 }
 
-/// All that may change in a life, under load: HTTP/1, HTTP/2 with streams that stay, TCP with a connection that stays.
+/// All that may change in a life, under load: HTTP/1, HTTP/2 with streams that stay, TCP with a connection that stays. Every
+/// change of files is Kubernetes': a new folder, and the link `..data` put in place of the old one.
 ///
 /// `MESHWARD_LONG_LOAD=<seconds>` goes on for that long, and wants 500 answers a second.
 #[test]
@@ -99,7 +115,8 @@ fn everything_changes_under_load_without_a_failed_request() {
     }
     let pause = || std::thread::sleep(Duration::from_millis(if long.is_some() { 4000 } else { 1200 }));
     let modules = tempfile::tempdir().unwrap();
-    let (closed, open) = (with_policy("/a"), with_policy("/a, /b"));
+    let (closed, open) = (with_policy("/a", SELDOM), with_policy("/a, /b", SELDOM));
+    let open_often = with_policy("/a, /b", OFTEN);
     let certificates = Certificates::new(&CaOptions { intermediate: true, ..CaOptions::default() });
     // Connections end every few seconds, so that handshakes happen all the time, with whatever is in force.
     let mut running = certificates.start(&closed, &|text| text.replace("3300s", "2s").replace("3600s", "3s"));
@@ -115,23 +132,25 @@ fn everything_changes_under_load_without_a_failed_request() {
     let done = AtomicBool::new(false);
     let begin = Instant::now();
     let mut tally = Tally::default();
-    let mut rounds = 0;
+    let (mut rounds, mut filters) = (0, 0);
     std::thread::scope(|scope| {
         let _stop = Stop(&done);
         let mut askers = Vec::new();
         for _ in 0..24 {
             askers.push(scope.spawn(|| load::http1(outbound, "/a", 25, false, &done)));
         }
-        askers.push(scope.spawn(|| load::http1(outbound, "/b", 20, true, &done)));
+        for path in ["/b", "/c"] {
+            askers.push(scope.spawn(|| load::http1(outbound, path, 20, true, &done)));
+        }
         askers.push(scope.spawn(|| load::http2(outbound, 50, 4, Duration::from_millis(50), &done)));
         askers.push(scope.spawn(|| load::tcp(database, 20, &done)));
         pause();
         while rounds == 0 || long.is_some_and(|seconds| begin.elapsed().as_secs() < seconds) {
             rounds += 1;
-            let asks_b = |running: &meshward_tests::TestMesh, status: u16| {
-                until("the policy", || {
+            let asks = |running: &meshward_tests::TestMesh, path: &str, status: u16| {
+                until(&format!("{status} for {path}"), || {
                     running
-                        .get_by_sidecar("caller", "callee", "/b")
+                        .get_by_sidecar("caller", "callee", path)
                         .is_ok_and(|answer| answer.status == status)
                 })
                 .unwrap();
@@ -150,7 +169,7 @@ fn everything_changes_under_load_without_a_failed_request() {
             }
             // 3. A new policy, and one that the filter refuses: the old one stays in force.
             running.update("callee", &open).unwrap();
-            asks_b(&running, 200);
+            asks(&running, "/b", 200);
             let before = refusals(&running, "callee");
             running
                 .update_with("callee", &closed, &|_, name, text| {
@@ -159,9 +178,17 @@ fn everything_changes_under_load_without_a_failed_request() {
                 .unwrap();
             until("the refusal of a policy", || refusals(&running, "callee") > before).unwrap();
             pause();
-            asks_b(&running, 200);
-            // 4. Another filter, inbound and outbound; and a policy with it.
-            let module = another_module(modules.path(), rounds);
+            asks(&running, "/b", 200);
+            // 4. Another rate limit, and back.
+            asks(&running, "/c", 429);
+            running.update("callee", &open_often).unwrap();
+            asks(&running, "/c", 200);
+            pause();
+            running.update("callee", &open).unwrap();
+            asks(&running, "/c", 429);
+            // 5. Another filter, inbound and outbound; and a policy with it.
+            filters += 1;
+            let module = another_module(modules.path(), filters);
             running.set_filter(&module);
             for service in ["callee", "caller", "db"] {
                 running.update(service, &closed).unwrap();
@@ -173,9 +200,9 @@ fn everything_changes_under_load_without_a_failed_request() {
                 })
                 .unwrap();
             }
-            asks_b(&running, 403);
+            asks(&running, "/b", 403);
             pause();
-            // 5. Certificates that are half written, swapped in and in place: the old ones stay in force.
+            // 6. Certificates that are half written, swapped in and in place: the old ones stay in force.
             for tear in [Certificates::break_certificate, Certificates::tear_certificate] {
                 let before = refusals(&running, "callee");
                 tear(&certificates, "callee");
@@ -185,24 +212,43 @@ fn everything_changes_under_load_without_a_failed_request() {
                 certificates.issue_all(true);
                 support::until_updated(&running, &before);
             }
-            // 6. All at once: a phase, half a certificate, a bad policy, another filter, a good policy, new leaves.
-            certificates.step(Direction::Advance);
-            certificates.break_certificate("db");
-            running
-                .update_with("callee", &closed, &|_, name, text| {
-                    if name == INBOUND_FILE { broken::configuration(&text).unwrap() } else { text }
+            // 7. All at once, in every phase of another rotation of the CA: a new trust bundle, half a certificate, a bad
+            // policy and another filter; when those that must be are refused, a good policy, another rate limit, new leaves.
+            for (phase, policy) in [("adding", &open_often), ("switched", &closed), ("stable", &open_often)] {
+                let before = support::updates(&running);
+                let (of_callee, of_db) = (refusals(&running, "callee"), refusals(&running, "db"));
+                certificates.step(Direction::Advance);
+                certificates.break_certificate("db");
+                filters += 1;
+                running.set_filter(&another_module(modules.path(), filters));
+                running
+                    .update_with("callee", policy, &|_, name, text| {
+                        if name == INBOUND_FILE { broken::configuration(&text).unwrap() } else { text }
+                    })
+                    .unwrap();
+                for service in ["caller", "db"] {
+                    running.update(service, policy).unwrap();
+                }
+                until("both refusals", || {
+                    refusals(&running, "callee") > of_callee && refusals(&running, "db") > of_db
                 })
                 .unwrap();
-            running.set_filter(&another_module(modules.path(), rounds + 1_000));
-            for service in ["callee", "caller", "db"] {
-                running.update(service, &open).unwrap();
+                running.update("callee", policy).unwrap();
+                certificates.issue_all(true);
+                let (of_b, of_c) = if phase == "switched" { (403, 429) } else { (200, 200) };
+                asks(&running, "/b", of_b);
+                asks(&running, "/c", of_c);
+                support::until_updated(&running, &before);
+                pause();
             }
-            certificates.issue_all(true);
-            asks_b(&running, 200);
-            pause();
+            // 8. A rotation that is given up, and the first policies again.
+            let before = support::updates(&running);
+            certificates.step(Direction::Advance);
             certificates.step(Direction::Abort);
+            support::until_updated(&running, &before);
             running.update("callee", &closed).unwrap();
-            asks_b(&running, 403);
+            asks(&running, "/b", 403);
+            asks(&running, "/c", 429);
             pause();
         }
         done.store(true, Ordering::SeqCst);
@@ -212,15 +258,16 @@ fn everything_changes_under_load_without_a_failed_request() {
     });
     let rate = tally.asked as f64 / begin.elapsed().as_secs_f64();
     println!(
-        "{} asked in {:.0} s and {rounds} rounds, {rate:.0} a second, {} refused by a policy, {} failed",
+        "{} asked in {:.0} s and {rounds} rounds, {rate:.0} a second, {} refused by a policy, {} by a rate limit, {} failed",
         tally.asked,
         begin.elapsed().as_secs_f64(),
         tally.refused,
+        tally.limited,
         tally.failed.len()
     );
     let shown = &tally.failed[..tally.failed.len().min(10)];
     assert!(tally.failed.is_empty(), "{} of {}: {shown:#?}", tally.failed.len(), tally.asked);
-    assert!(tally.refused > 0, "no policy refused anything");
+    assert!(tally.refused > 0 && tally.limited > 0, "no policy or no rate limit refused anything");
     // Eight hundred are asked for; a machine that is busy with other things gives less.
     let least = if long.is_some() { 500.0 } else { 200.0 };
     assert!(rate > least, "{rate:.0} requests a second are no load");
@@ -238,12 +285,13 @@ fn everything_changes_under_load_without_a_failed_request() {
     );
 }
 
-/// By all that goes over a sidecar: a request's connection, a stream that stays, a TCP connection that stays.
+/// By all that goes over a sidecar: a request's connection, a stream that stays, a TCP connection that stays. The bound is
+/// mesh.yaml's.
 #[test]
 fn an_old_connection_ends_in_bounded_time() {
     let certificates = Certificates::new(&CaOptions::default());
-    let short = |text: String| text.replace("3600s", "2s").replace("86400s", "3s");
-    let running = certificates.start(&format!("{HEAD}{SERVICES}"), &short);
+    let mesh = format!("{HEAD}  certificates: {{maxConnectionDuration: 4s}}{SERVICES}");
+    let running = certificates.start(&mesh, &|text| text);
     let mut open = certificates.connect(&running, "caller", "callee");
     assert_eq!(open.get("callee", "/a").unwrap().0, 200);
     let mut tcp = running.plain("caller", 5432).unwrap();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::http::{UPSTREAM_CONNECTION_DURATION, http2_limits};
+use super::http::http2_limits;
+use super::lifetimes::{Lifetimes, in_seconds};
 use super::placement::{Place, Target};
 use super::types::{
     Address, Any, AnyValue, CircuitBreakers, Cluster, ClusterLoadAssignment, Empty, Endpoint,
@@ -61,7 +62,7 @@ pub fn agent(socket: &str) -> Cluster {
 
 /// HTTP upstream in the protocol of the downstream.
 fn http_options(
-    max_connection_duration: Option<&'static str>,
+    max_connection_duration: Option<String>,
     call: ForCall<'_>,
 ) -> BTreeMap<&'static str, AnyValue> {
     const NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -168,7 +169,8 @@ pub fn callee(mesh: &Resolved, caller: &Service, callee: &Service, place: &Place
     let call = crate::native::for_call(mesh, caller, callee);
     native::protect(&mut cluster, call);
     if callee.protocol == Protocol::Http {
-        cluster.typed_extension_protocol_options = http_options(Some(UPSTREAM_CONNECTION_DURATION), call);
+        cluster.typed_extension_protocol_options =
+            http_options(Some(in_seconds(Lifetimes::of(mesh).upstream)), call);
     }
     cluster
 }

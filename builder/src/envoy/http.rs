@@ -5,19 +5,11 @@
 //! round. And nobody counts as "internal": `x-envoy-*` of a caller steers no timeout and no retry here.
 
 use super::access_log;
+use super::lifetimes::{Lifetimes, in_seconds};
 use super::types::{
     CidrRange, Empty, Extension, Http2ProtocolOptions, HttpConnectionManager, HttpProtocolOptions,
     InternalAddressConfig, RouteConfiguration, SetCurrentClientCertDetails, UpgradeConfig,
 };
-
-/// How long an established connection may outlive what its certificates were checked against. Envoy does not look at
-/// them again, so that this bounds revocation; draining, without a lost request.
-pub const MAX_CONNECTION_DURATION: &str = "3600s";
-/// A connection that is to end waits for its streams (gRPC, WebSocket), so these have a bound of their own: that of a TCP
-/// connection.
-pub const MAX_STREAM_DURATION: &str = "86400s";
-/// A little shorter on the caller's side: it is the caller that ends the connection, and no request meets a closing one.
-pub const UPSTREAM_CONNECTION_DURATION: &str = "3300s";
 
 /// Prefix of the counters of what comes in without TLS: as long as `http.inbound_plaintext.downstream_rq_total` (of TCP
 /// `tcp.inbound_plaintext.downstream_cx_total`) grows, somebody would be shut out by STRICT.
@@ -44,6 +36,7 @@ pub struct Inbound {
     /// A policy asks for the original client (`remoteIpBlocks`): the address that the last proxy of the mesh wrote into
     /// `x-forwarded-for`. Any caller of the mesh can write one, too, so that it is as true as the callers are honest.
     pub original_client: bool,
+    pub lifetimes: Lifetimes,
 }
 
 impl Side {
@@ -110,8 +103,8 @@ pub fn connection_manager(side: Side, routes: RouteConfiguration, filters: Vec<E
         common_http_protocol_options: HttpProtocolOptions {
             idle_timeout: "3600s".into(),
             max_requests_per_connection: None,
-            max_connection_duration: inbound.is_some().then_some(MAX_CONNECTION_DURATION),
-            max_stream_duration: inbound.is_some().then_some(MAX_STREAM_DURATION),
+            max_connection_duration: inbound.map(|inbound| in_seconds(inbound.lifetimes.connection)),
+            max_stream_duration: inbound.map(|inbound| in_seconds(inbound.lifetimes.stream)),
             // `x_user` and `x-user` are one header to many applications, and two to a policy.
             headers_with_underscores_action: hardened.then_some("REJECT_REQUEST"),
         },

@@ -1,7 +1,10 @@
 //! The listeners: inbound, outbound, one for each TCP callee, the edge, health.
 
+use std::time::Duration;
+
 use super::filter::{self, Layer};
 use super::http::{self, Inbound, Side};
+use super::lifetimes::{Lifetimes, in_seconds};
 use super::placement::Place;
 use super::types::{
     AdditionalAddress, Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy,
@@ -16,8 +19,6 @@ use crate::policy::Mode;
 const BUFFER_LIMIT: u32 = 1 << 20;
 /// A client that does not finish its handshake in this time is gone.
 const HANDSHAKE_TIMEOUT: &str = "10s";
-/// TCP connections stay open for as long as the protocol on them likes, but not longer than a certificate lives.
-const MAX_TCP_DURATION: &str = "86400s";
 
 /// Files of the filter's configuration, beside `envoy.yaml`.
 pub const INBOUND_FILE: &str = "filter-inbound.yaml";
@@ -51,7 +52,8 @@ pub(super) fn chain(name: &str, filters: Vec<Extension>) -> FilterChain {
 /// alone where it says DISABLE.
 pub fn inbound(mesh: &Resolved, service: &Service, place: &Place<'_>, plugins: &Plugins) -> Listener {
     let original_client = compile::wants_original_client(mesh, service);
-    let filters = |mtls| inbound_filters(mesh, service, place, plugins, Inbound { mtls, original_client });
+    let inbound = |mtls| Inbound { mtls, original_client, lifetimes: Lifetimes::of(mesh) };
+    let filters = |mtls| inbound_filters(mesh, service, place, plugins, inbound(mtls));
     let mode = mesh.mode(service);
     let mut chains = Vec::new();
     if mode != Mode::Disable {
@@ -106,7 +108,8 @@ fn inbound_filters(
         Protocol::Http => vec![http::connection_manager(Side::Inbound(inbound), routes::inbound(), checked)],
         Protocol::Tcp => {
             let name = if inbound.mtls { "inbound" } else { http::PLAIN_TEXT };
-            checked.push(tcp_proxy(name, cluster::APPLICATION, Some(MAX_TCP_DURATION), true));
+            // As long as the protocol on them likes, but not for ever.
+            checked.push(tcp_proxy(name, cluster::APPLICATION, Some(inbound.lifetimes.tcp), true));
             checked
         }
     }
@@ -177,14 +180,14 @@ pub fn health(service: &Service, place: &Place<'_>) -> Listener {
 pub(super) fn tcp_proxy(
     stat_prefix: &str,
     cluster: &str,
-    max_duration: Option<&'static str>,
+    max_duration: Option<Duration>,
     checked: bool,
 ) -> Extension {
     let proxy = TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster: cluster.to_owned(),
         idle_timeout: "3600s",
-        max_downstream_connection_duration: max_duration,
+        max_downstream_connection_duration: max_duration.map(in_seconds),
         upstream_connect_mode: checked.then_some("ON_DOWNSTREAM_DATA"),
         max_early_data_bytes: checked.then_some(65_536),
         access_log: access_log::tcp(stat_prefix),

@@ -11,6 +11,7 @@ mod captured;
 mod cluster;
 pub mod filter;
 mod http;
+mod lifetimes;
 mod listener;
 mod native;
 mod placement;

@@ -301,11 +301,11 @@ pub struct UpgradeConfig {
 pub struct HttpProtocolOptions {
     pub idle_timeout: Cow<'static, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_connection_duration: Option<&'static str>,
+    pub max_connection_duration: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_requests_per_connection: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_stream_duration: Option<&'static str>,
+    pub max_stream_duration: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_with_underscores_action: Option<&'static str>,
 }
@@ -408,7 +408,7 @@ pub struct TcpProxy {
     pub cluster: String,
     pub idle_timeout: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_downstream_connection_duration: Option<&'static str>,
+    pub max_downstream_connection_duration: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_connect_mode: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

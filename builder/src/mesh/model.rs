@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::document::Spanned;
+use crate::native::Period;
 
 /// The value of `apiVersion` for the kinds of Meshward's own.
 pub const API_VERSION: &str = "meshward.dev/v1alpha1";
@@ -122,6 +123,11 @@ pub struct CertificatesSpec {
     /// With `spire`: the agent's socket as the pod sees it. `/run/spire/sockets/agent.sock` when not said.
     #[serde(default)]
     pub agent_socket: Option<Spanned<String>>,
+    /// How long anything may stay open between sidecars, `10m`, at least `2s` and at most 30 days: so long lives on what a
+    /// dropped root or a revoked certificate has opened. HTTP connections and the streams on them share it. When not
+    /// said: an hour for an HTTP connection, a day for a stream that stays on it and for a TCP connection.
+    #[serde(default)]
+    pub max_connection_duration: Option<Spanned<Period>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, clap::ValueEnum)]

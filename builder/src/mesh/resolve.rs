@@ -113,6 +113,8 @@ pub struct Certificates {
     pub provider: Option<CertificateProvider>,
     /// SPIRE's, as the pod sees it.
     pub agent_socket: String,
+    /// How long anything may stay open that was opened with one.
+    pub max_connection_duration: Option<native::Period>,
 }
 
 /// Traffic that is led to the sidecars without the applications' doing.

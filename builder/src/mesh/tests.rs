@@ -152,12 +152,14 @@ fn a_provider_of_certificates_is_asked_for_what_it_can_give() {
     assert_eq!(mesh.certificates.provider, Some(CertificateProvider::Spire));
     assert_eq!(mesh.certificates.agent_socket, "/run/agent/api.sock");
     with("  federatesWith: [other]\n  certificates: {provider: spire}\n").unwrap();
+    with("  certificates: {maxConnectionDuration: 720h}\n").unwrap();
     with("  revocation: {crl: true}\n  certificates: {provider: embedded}\n").unwrap();
     let wrong = [
         "  certificates: {provider: vault}\n",
         "  certificates: {provider: cert-manager, agentSocket: /run/agent/api.sock}\n  federatesWith: [other]\n",
         "  certificates: {provider: spire, agentSocket: api.sock}\n  revocation: {crl: true}\n",
         "  certificates: {provider: spire, agentSocket: /api.sock}\n",
+        "  certificates: {maxConnectionDuration: 1s}\n",
     ];
     insta::assert_snapshot!(wrong.map(|spec| with(spec).unwrap_err().join("\n")).join("\n\n"));
 }

@@ -16,6 +16,7 @@ pub mod model;
 pub mod period;
 pub mod settings;
 
+pub use period::Period;
 pub use settings::{ForCall, Settings, for_call};
 
 use crate::diagnostic::Diagnostic;

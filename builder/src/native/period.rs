@@ -28,9 +28,12 @@ impl Period {
         Ok(Self(length))
     }
 
-    /// As protobuf's JSON has it: `0.25s`.
+    /// As protobuf's JSON has it: `0.25s`, at most nine digits.
     pub fn to_envoy(self) -> String {
-        format!("{}s", self.0.as_secs_f64())
+        match self.0.subsec_nanos() {
+            0 => format!("{}s", self.0.as_secs()),
+            nanos => format!("{}.{}s", self.0.as_secs(), format!("{nanos:09}").trim_end_matches('0')),
+        }
     }
 }
 
@@ -72,6 +75,7 @@ mod tests {
             ("2m", "120s"),
             ("1h", "3600s"),
             ("1ms", "0.001s"),
+            ("1.833333333s", "1.833333333s"),
         ] {
             assert_eq!(Period::parse(text).unwrap().to_envoy(), envoy, "{text}");
         }

@@ -13,6 +13,7 @@ use meshward_tests::{Connection, http2};
 pub struct Tally {
     pub asked: usize,
     pub refused: usize,
+    pub limited: usize,
     pub failed: Vec<String>,
 }
 
@@ -20,6 +21,7 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.asked += other.asked;
         self.refused += other.refused;
+        self.limited += other.limited;
         self.failed.extend(other.failed);
     }
 
@@ -54,8 +56,8 @@ impl Pace {
     }
 }
 
-/// HTTP/1.1 on connections that stay open as long as the server lets them. `may_be_refused`: a policy decides, and 403 is
-/// an answer, too.
+/// HTTP/1.1 on connections that stay open as long as the server lets them. `may_be_refused`: a policy or a
+/// rate limit decides, and 403 and 429 are answers, too.
 pub fn http1(
     address: SocketAddr,
     path: &str,
@@ -77,6 +79,10 @@ pub fn http1(
             Ok((200, closes)) => connection = (!closes).then_some(open),
             Ok((403, closes)) if may_be_refused => {
                 tally.refused += 1;
+                connection = (!closes).then_some(open);
+            }
+            Ok((429, closes)) if may_be_refused => {
+                tally.limited += 1;
                 connection = (!closes).then_some(open);
             }
             other => tally.fail("HTTP/1 request", &other),

@@ -1,9 +1,17 @@
 //! Who issues the certificates in the cluster, and whether they can give what else the mesh asks for.
 
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
 use super::super::document::Spanned;
 use super::super::model::{CertificateProvider, CertificatesSpec, MeshSpec};
 use super::check::Check;
 use super::{Certificates, DEFAULT_AGENT_SOCKET};
+use crate::native::Period;
+
+/// What may be said of how long anything stays open.
+const OPEN: RangeInclusive<Period> =
+    Period(Duration::from_secs(2))..=Period(Duration::from_secs(30 * 24 * 3600));
 
 impl CertificateProvider {
     /// As it is written in mesh.yaml; also the name of its overlay.
@@ -34,7 +42,7 @@ impl CertificateProvider {
 
 impl Check<'_> {
     pub fn certificates(&mut self, spec: &MeshSpec) -> Certificates {
-        let CertificatesSpec { provider, agent_socket } = &spec.certificates;
+        let CertificatesSpec { provider, agent_socket, max_connection_duration } = &spec.certificates;
         if let Some(provider) = provider {
             self.provider(provider, spec);
         }
@@ -46,7 +54,14 @@ impl Check<'_> {
                 self.error(&socket.span, "certificates", message, help);
             }
         }
+        if let Some(period) = max_connection_duration.as_ref().filter(|period| !OPEN.contains(&period.value))
+        {
+            let message = format!("`maxConnectionDuration` is out of range: {}", period.value);
+            let help = "write a time from `2s` to `720h`; shorter ones cost a handshake each".to_owned();
+            self.error(&period.span, "certificates", message, help);
+        }
         Certificates {
+            max_connection_duration: max_connection_duration.as_ref().map(|period| period.value),
             provider: provider.as_ref().map(|provider| provider.value),
             agent_socket: agent_socket
                 .as_ref()
