@@ -58,7 +58,7 @@ fn objects(text: &str) -> Vec<Value> {
 /// A folder of certificates that are due, of a CA that is as old.
 fn aged(folder: &Path) {
     let past = OffsetDateTime::now_utc() - Duration::hours(20);
-    let mut store = FolderStore::open(folder).unwrap();
+    let mut store = FolderStore::open(folder, &mut |_| ()).unwrap();
     let trust_domain = svid::trust_domain("test.example").unwrap();
     let authority =
         Authority::create(&trust_domain, &CaOptions::default(), &KeyPlace::default(), past).unwrap();

@@ -32,7 +32,7 @@ pub fn prepare(
     now: OffsetDateTime,
     console: &mut Console<'_>,
 ) -> Result<Ca, Diagnostic> {
-    let mut store = FolderStore::open(&state.certs())?;
+    let mut store = FolderStore::open(&state.certs(), &mut |words| console.note(words))?;
     let (mut authority, ca) = authority(&mut store, mesh, now, console)?;
     let mut ledger = Ledger::load(&store)?;
     if mesh.revocation.crl {

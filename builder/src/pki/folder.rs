@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -140,36 +140,67 @@ fn read_version(folder: &Path, target: Option<&Path>) -> Result<Option<Files>> {
 /// One writer at a time in a folder of folders. Ends with the value, or with the process.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
-    /// Waits at most `patience` for the other one to end.
-    pub fn acquire(root: &Path, patience: Duration) -> Result<Self> {
+    /// Waits at most `patience` for the other one to end. `waiting` is told at once, in words, for whom.
+    pub fn acquire(root: &Path, patience: Duration, waiting: &mut dyn FnMut(&str)) -> Result<Self> {
         fs::create_dir_all(root).map_err(|cause| Error::io("create", root, cause))?;
         let path = root.join(".lock");
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(&path)
             .map_err(|cause| Error::io("open", &path, cause))?;
         let end = Instant::now() + patience;
+        let mut told = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(TryLockError::Error(cause)) => return Err(Error::io("lock", &path, cause)),
-                Err(TryLockError::WouldBlock) if Instant::now() >= end => {
-                    let message = format!("another `meshward certs` is at work in `{}`", root.display());
-                    return Err(Diagnostic::error("certs-busy", message)
-                        .help("wait until it has ended, then run this again; nothing was changed")
-                        .into());
+                Ok(()) => {
+                    let lock = Self { file };
+                    lock.sign(&std::process::id().to_string());
+                    return Ok(lock);
                 }
-                Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(cause)) => return Err(Error::io("lock", &path, cause)),
+                Err(TryLockError::WouldBlock) => {}
             }
+            let other =
+                || format!("another `meshward certs`{} is at work in `{}`", holder(&path), root.display());
+            if Instant::now() >= end {
+                return Err(Diagnostic::error("certs-busy", other())
+                    .help("wait until it has ended, then run this again; nothing was changed")
+                    .into());
+            }
+            if !told {
+                waiting(&format!("waiting, at most {} s: {}", patience.as_secs(), other()));
+                told = true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
+
+    /// Tells those who wait who has it. What holds is the kernel's lock; a file that cannot be written loses a word of a
+    /// message.
+    fn sign(&self, name: &str) {
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(name.as_bytes(), 0));
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Before the lock goes, so that nobody reads the number of a process that has ended.
+        self.sign("");
+    }
+}
+
+/// ` (process 123)`, when the one who has the lock has signed it.
+fn holder(lock: &Path) -> String {
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    text.parse::<u32>().map(|process| format!(" (process {process})")).unwrap_or_default()
 }
 
 /// Writes one file atomically, mode 0600 if it is a key.
@@ -311,11 +342,18 @@ mod tests {
     #[test]
     fn two_at_once_are_one_after_the_other() {
         let root = tempfile::tempdir().unwrap();
-        let first = Lock::acquire(root.path(), Duration::ZERO).unwrap();
-        let busy = Lock::acquire(root.path(), Duration::from_millis(40)).unwrap_err();
+        let mut said = Vec::new();
+        let mut acquire =
+            |patience| Lock::acquire(root.path(), patience, &mut |words| said.push(words.to_owned()));
+        let first = acquire(Duration::ZERO).unwrap();
+        let busy = acquire(Duration::from_millis(40)).unwrap_err();
         assert_eq!(busy.code(), "certs-busy");
         drop(first);
-        Lock::acquire(root.path(), Duration::ZERO).unwrap();
+        acquire(Duration::ZERO).unwrap();
+        let me = format!("another `meshward certs` (process {}) is at work", std::process::id());
+        assert!(busy.to_string().contains(&me), "{busy}");
+        assert!(matches!(&*said, [one] if one.contains(&me)), "told once: {said:?}");
+        assert_eq!(holder(&root.path().join(".lock")), "", "nobody's any more");
     }
 
     #[test]

@@ -79,13 +79,10 @@ pub struct FolderStore {
 }
 
 impl FolderStore {
-    /// Opens for writing; waits for another writer up to half a minute.
-    pub fn open(root: &Path) -> Result<Self> {
-        Self::open_within(root, Duration::from_secs(30))
-    }
-
-    pub fn open_within(root: &Path, patience: Duration) -> Result<Self> {
-        Ok(Self { root: root.to_owned(), _lock: Some(Lock::acquire(root, patience)?) })
+    /// Opens for writing; waits for another writer up to half a minute, and tells `waiting` at once for whom.
+    pub fn open(root: &Path, waiting: &mut dyn FnMut(&str)) -> Result<Self> {
+        let lock = Lock::acquire(root, Duration::from_secs(30), waiting)?;
+        Ok(Self { root: root.to_owned(), _lock: Some(lock) })
     }
 
     /// Opens for reading only, beside a writer: every set is seen whole, old or new.

@@ -1,6 +1,7 @@
 //! `kill -9` after every change on the disk, in every verb that changes something; and two at once.
 
 use std::collections::BTreeMap;
+use std::io::BufRead as _;
 use std::path::Path;
 
 use meshward_builder::pki::ledger::Ledger;
@@ -22,7 +23,7 @@ fn aged(hours: i64) -> tempfile::TempDir {
 /// Issues everything anew as of some hours ago. The CA is as old.
 pub fn age(folder: &Path, hours: i64) {
     let past = OffsetDateTime::now_utc() - Duration::hours(hours);
-    let mut store = FolderStore::open(&folder.join("certs")).unwrap();
+    let mut store = FolderStore::open(&folder.join("certs"), &mut |_| ()).unwrap();
     let trust_domain = rotate::authority(&store).unwrap().trust_domain().unwrap();
     let place = meshward_builder::pki::authority::KeyPlace::default();
     let options = meshward_builder::pki::CaOptions::default();
@@ -37,7 +38,7 @@ pub fn age(folder: &Path, hours: i64) {
 /// A leaf of one minute that is due within seconds.
 pub fn short_lived(folder: &Path, service: &str) {
     let past = OffsetDateTime::now_utc() - Duration::seconds(27);
-    let mut store = FolderStore::open(&folder.join("certs")).unwrap();
+    let mut store = FolderStore::open(&folder.join("certs"), &mut |_| ()).unwrap();
     let authority = rotate::authority(&store).unwrap();
     let mut ledger = Ledger::load(&store).unwrap();
     let set = meshward_builder::pki::store::leaf_set(service);
@@ -224,6 +225,23 @@ fn two_at_once_work_one_after_the_other() {
         issued += outcomes.iter().filter(|outcome| outcome["action"] == "issued").count();
     }
     assert_eq!(issued, 2, "each leaf was renewed once");
+    fine(folder.path(), &["verify"]);
+}
+
+#[test]
+fn who_has_to_wait_says_for_whom_at_once() {
+    let folder = aged(20);
+    let first = FolderStore::open(&folder.path().join("certs"), &mut |_| ()).unwrap();
+    let mut command = command(folder.path(), &["renew"]);
+    let pipe = std::process::Stdio::piped;
+    let mut second = command.stdout(pipe()).stderr(pipe()).spawn().unwrap();
+    // While the first one is still at work.
+    let mut line = String::new();
+    std::io::BufReader::new(second.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let wanted = format!("another `meshward certs` (process {}) is at work in `certs`", std::process::id());
+    assert!(line.starts_with("waiting, at most 30 s: ") && line.contains(&wanted), "{line}");
+    drop(first);
+    assert!(second.wait().unwrap().success());
     fine(folder.path(), &["verify"]);
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use time::{Duration, OffsetDateTime};
 
+use crate::console::Console;
 use crate::diagnostic::{Diagnostic, Failure};
 use crate::pki::Error;
 use crate::pki::authority::KeyPlace;
@@ -30,11 +31,11 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// For writing.
-    pub fn open(&self) -> Result<Box<dyn Store>, Failure> {
+    /// For writing. When it has to wait for another one, it says so.
+    pub fn open(&self, console: &mut Console<'_>) -> Result<Box<dyn Store>, Failure> {
         Ok(match self.secrets()? {
             Some(store) => Box::new(store),
-            None => Box::new(FolderStore::open(&self.dir)?),
+            None => Box::new(FolderStore::open(&self.dir, &mut |words| console.note(words))?),
         })
     }
 

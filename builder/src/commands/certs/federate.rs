@@ -33,7 +33,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Success);
     }
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     let mut authority = rotate::authority(&store)?;
     let mut changed = false;
     for name in &args.remove {

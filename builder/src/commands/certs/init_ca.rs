@@ -60,7 +60,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         Some(name) => svid::trust_domain(name)?,
         None => svid::trust_domain(&args.mesh.load()?.trust_domain)?,
     };
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     if store.read(authority::SET)?.is_some() && !args.force {
         let message = format!("there already is a CA in {}", store.place(authority::SET));
         return Err(Diagnostic::error("ca-exists", message)

@@ -64,7 +64,7 @@ pub struct Args {
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     let Wanted { requests: wanted, crl, federates_with } = wanted(args)?;
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     let mut authority = rotate::authority(&store)?;
     authority.remove_retired()?;
     for other in federates_with.iter().filter(|other| !authority.federated().contains_key(*other)) {

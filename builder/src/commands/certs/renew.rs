@@ -75,7 +75,7 @@ fn once(
     place: &crate::pki::authority::KeyPlace,
     console: &mut Console<'_>,
 ) -> Result<Option<time::OffsetDateTime>, Failure> {
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     let now = common::now();
     let authority = rotate::authority(&store)?;
     let due = renewal::ca_due(&authority, now)?;

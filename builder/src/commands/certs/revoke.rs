@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     let mut authority = rotate::authority(&store)?;
     let mut ledger = Ledger::load(&store)?;
     let passphrase = args.passphrase.read()?;

@@ -43,7 +43,7 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     if args.status {
         return status(args, console);
     }
-    let mut store = args.dir.open()?;
+    let mut store = args.dir.open(console)?;
     let direction = if args.abort { Direction::Abort } else { Direction::Advance };
     let place = args.passphrase.place()?;
     let step =
