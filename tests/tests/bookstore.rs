@@ -45,9 +45,10 @@ fn all_of_it_holds_and_psql_reads_the_books() {
 }
 
 fn every_check_is_as_expected(running: &Running) {
-    let checks = check::load(&tools::workspace().join("deploy/checks.yaml"), &running.mesh)
-        .map_err(|error| tools::failure(&error))
-        .unwrap();
+    let checks =
+        check::load(&tools::workspace().join("deploy/checks.yaml"), &running.mesh, check::For::Sidecars)
+            .map_err(|error| tools::failure(&error))
+            .unwrap();
     assert!(checks.checks.len() >= 25, "only {} checks", checks.checks.len());
     let outcomes =
         check::run(&checks, &running.mesh, &running.places(), &running.state, &running.ca, || false).unwrap();

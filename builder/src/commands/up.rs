@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::console::{Console, Exit};
 use crate::diagnostic::Failure;
 use crate::local::{self, Options, Running, Stop, banner, certificates, check};
-use crate::mesh::MeshFiles;
+use crate::mesh::{MeshFiles, discover};
 use crate::wasm::Origin;
 
 /// How often certificates are looked at while the mesh runs.
@@ -53,11 +53,15 @@ pub fn run(args: &Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
     for warning in &mesh.warnings {
         console.report(warning);
     }
-    let base = folder_of(paths.first().map_or(Path::new("."), PathBuf::as_path));
+    let base = discover::folder_of(paths.first().map_or(Path::new("."), PathBuf::as_path));
     // Before anything is started: a mistake there should not wait for a build.
     let checks = match &args.check {
         None => None,
-        Some(file) => Some(check::load(&file.clone().unwrap_or_else(|| base.join("checks.yaml")), &mesh)?),
+        Some(file) => Some(check::load(
+            &file.clone().unwrap_or_else(|| base.join("checks.yaml")),
+            &mesh,
+            check::For::Sidecars,
+        )?),
     };
     let options = Options {
         state: args.state.clone(),
@@ -123,11 +127,4 @@ fn supervise(mut running: Running, stop: &Stop, console: &mut Console<'_>) -> Ex
     drop(running);
     console.note("stopped: no process and no port is left");
     exit
-}
-
-/// The folder that a mesh's relative paths are taken from.
-fn folder_of(path: &Path) -> PathBuf {
-    let folder = if path.is_dir() { Some(path) } else { path.parent() };
-    // `mesh.yaml` has the parent "", which is here.
-    folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
 }

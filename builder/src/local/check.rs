@@ -1,9 +1,10 @@
-//! `up --check`: written-down requests, sent for real, each with the answer that is expected.
+//! `up --check`: written-down requests, sent for real, each with the answer that is expected. `policy test` reads the same.
 //!
 //! What is shown as seen comes from the wire; which rule decided comes from the callee's Envoy. Nothing here asks the
 //! policy engine what it would say: that is `policy eval`'s.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::certificates;
 use super::state::State;
@@ -12,6 +13,7 @@ use crate::diagnostic::{Diagnostic, Failure};
 use crate::mesh::Resolved;
 use crate::pki::Ca;
 
+pub mod engine;
 mod evidence;
 pub mod model;
 pub mod odd;
@@ -19,7 +21,7 @@ mod postgres;
 mod send;
 mod table;
 
-pub use model::{Check, Checks};
+pub use model::{Check, Checks, For};
 pub use send::{Place, Places, Seen};
 
 /// One check that was carried out.
@@ -53,7 +55,12 @@ pub fn run(
 ) -> Result<Vec<Outcome>, Failure> {
     let sender = send::Sender::new(mesh, places, ca, |service| certificates::identity(state, service))?;
     let mut outcomes = Vec::new();
+    let begin = Instant::now();
     for (number, check) in checks.checks.iter().enumerate() {
+        let early = || check.at.is_some_and(|at| begin.elapsed() < at.0);
+        while early() && !stop() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if stop() {
             return Err(Diagnostic::error("stopped", "stopped before all checks were made").into());
         }
@@ -66,12 +73,12 @@ pub fn run(
 ///
 /// # Errors
 /// A file that cannot be read, and every mistake in it.
-pub fn load(file: &Path, mesh: &Resolved) -> Result<Checks, Failure> {
+pub fn load(file: &Path, mesh: &Resolved, whom: For) -> Result<Checks, Failure> {
     let text = std::fs::read_to_string(file).map_err(|error| {
         Diagnostic::error("checks-unreadable", format!("`{}` cannot be read: {error}", file.display()))
-            .help("name the file of checks: `meshward up --check=FILE`")
+            .help("name the file of checks: `meshward up --check=FILE`, `meshward policy test FILE`")
     })?;
-    model::read(&crate::diagnostic::Source::new(file.display().to_string(), text), mesh)
+    model::read(&crate::diagnostic::Source::new(file.display().to_string(), text), mesh, whom)
 }
 
 /// The table of all outcomes, and a closing line; on standard output.

@@ -63,6 +63,13 @@ pub fn discover() -> Result<PathBuf, Failure> {
         .into())
 }
 
+/// The folder that a mesh's relative paths are taken from, and in which its `checks.yaml` is.
+pub fn folder_of(path: &Path) -> PathBuf {
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    // `mesh.yaml` has the parent "", which is here.
+    folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
+}
+
 /// The texts behind the paths: files as they are, folders by their `.yaml` and `.yml` files, and `.json` ones that are
 /// manifests, in order of name (not those of folders inside), `-` as standard input.
 ///
@@ -108,10 +115,13 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, Diagnostic> {
 /// Whether a JSON file in a folder is meant. Other JSON may be there too, like a schema; but what says what it is, and what
 /// cannot be read, is never left out in silence.
 fn is_manifest(file: &Path) -> bool {
-    let value = std::fs::read(file).map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes));
-    match value {
-        Ok(Ok(value)) => value.get("kind").or_else(|| value.get("apiVersion")).is_some(),
-        Ok(Err(_)) | Err(_) => true,
+    std::fs::read(file).map_or(true, |bytes| is_manifest_text(&bytes))
+}
+
+pub(super) fn is_manifest_text(bytes: &[u8]) -> bool {
+    match serde_json::from_slice::<serde_json::Value>(bytes) {
+        Ok(value) => value.get("kind").or_else(|| value.get("apiVersion")).is_some(),
+        Err(_) => true,
     }
 }
 

@@ -6,6 +6,7 @@ mod load;
 pub mod model;
 pub mod read;
 mod resolve;
+pub mod revision;
 
 #[cfg(test)]
 mod tests;

@@ -27,12 +27,14 @@ use crate::limits;
 use crate::mesh::{self, Resolved, Service, discover, ports};
 
 mod answer;
+mod ask;
 mod request;
 mod run;
 
 #[cfg(test)]
 mod tests;
 
+pub use ask::Answered;
 pub use run::{Summary, run};
 
 /// What to evaluate, and for whom.

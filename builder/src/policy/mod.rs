@@ -8,6 +8,7 @@
 //! | [`authorization`], [`peer`] | checked policies |
 //! | [`select`] | which policies are for which workload |
 //! | [`compile`] | checked policies → the engine's, for one workload |
+//! | [`diff`] | what two meshes answer to the same requests |
 //! | [`documents`] | texts → documents, also without a Mesh |
 //! | [`eval`] | requests as lines of JSON → decisions as lines of JSON |
 //! | [`lint`] | what is valid and still not what was meant |
@@ -19,6 +20,7 @@ pub mod authorization;
 pub mod check;
 pub mod compile;
 pub mod condition;
+pub mod diff;
 pub mod documents;
 pub mod eval;
 pub mod lint;

@@ -11,11 +11,22 @@ use crate::diagnostic::{Diagnostic, Failure, Source, nearest};
 use crate::mesh::document::{self, Spanned};
 use crate::mesh::model::Protocol as ServiceProtocol;
 use crate::mesh::{Resolved, read};
+use crate::native::Period;
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checks {
+    pub source: Arc<Source>,
     pub checks: Vec<Check>,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// Real sidecars, in `up --check`.
+    Sidecars,
+    /// The engine, in `policy test`.
+    Engine,
 }
 
 /// By which way a request goes.
@@ -82,6 +93,12 @@ struct Written {
     /// TCP: bytes in hexadecimal; white space between them does not matter.
     #[serde(default)]
     send: Option<Spanned<String>>,
+    /// Not before this time after the first check.
+    #[serde(default)]
+    at: Option<Period>,
+    /// `policy test`: what no service sends, in the words of `policy eval`.
+    #[serde(default)]
+    request: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
     expect: Spanned<Expect>,
 }
 
@@ -115,7 +132,12 @@ pub struct Check {
     pub way: Way,
     pub certificate: Certificate,
     pub message: Message,
+    pub at: Option<Period>,
+    /// What no service sends, for the engine alone.
+    pub request: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
     pub expect: Expect,
+    /// The place of `expect`.
+    pub span: Range<usize>,
 }
 
 /// What is sent.
@@ -151,7 +173,7 @@ fn tool(params: &str) -> Option<String> {
 ///
 /// # Errors
 /// Every mistake in it: bad YAML, services that are not there, fields that do not go together.
-pub fn read(source: &Arc<Source>, mesh: &Resolved) -> Result<Checks, Failure> {
+pub fn read(source: &Arc<Source>, mesh: &Resolved, whom: For) -> Result<Checks, Failure> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct File {
@@ -162,7 +184,7 @@ pub fn read(source: &Arc<Source>, mesh: &Resolved) -> Result<Checks, Failure> {
     for root in document::parse_nodes(source)? {
         let Some(file) = read::node::<File>(source, &root, &mut mistakes) else { continue };
         for written in file.checks {
-            let mut reader = Reader { source, mesh, mistakes: &mut mistakes };
+            let mut reader = Reader { source, mesh, whom, mistakes: &mut mistakes };
             checks.extend(reader.check(written));
         }
     }
@@ -172,12 +194,13 @@ pub fn read(source: &Arc<Source>, mesh: &Resolved) -> Result<Checks, Failure> {
                 .help("write a list under `checks:`; see deploy/checks.yaml"),
         );
     }
-    if mistakes.is_empty() { Ok(Checks { checks }) } else { Err(mistakes.into()) }
+    if mistakes.is_empty() { Ok(Checks { source: Arc::clone(source), checks }) } else { Err(mistakes.into()) }
 }
 
 struct Reader<'a> {
     source: &'a Arc<Source>,
     mesh: &'a Resolved,
+    whom: For,
     mistakes: &'a mut Vec<Diagnostic>,
 }
 
@@ -235,6 +258,14 @@ impl Reader<'_> {
             let message = "PostgreSQL is spoken through the caller's sidecar only";
             self.wrong("other-protocol", message, &span, "write `protocol: tcp` with `send`");
         }
+        if let Some(request) = written.request.as_ref().filter(|_| self.whom == For::Sidecars) {
+            self.wrong(
+                "only-in-policy-test",
+                "`request` is what no sidecar sends: `meshward policy test` asks it of the engine",
+                &request.span,
+                "keep such checks in a file of their own",
+            );
+        }
         let message = self.message(&written, protocol, &span);
         if written.expect.value == Expect::default() {
             self.wrong(
@@ -254,6 +285,9 @@ impl Reader<'_> {
             way,
             certificate,
             message: message?,
+            at: written.at,
+            request: written.request,
+            span: written.expect.span,
             expect: written.expect.value,
         })
     }

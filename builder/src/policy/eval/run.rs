@@ -81,7 +81,7 @@ pub fn run(evaluator: &Evaluator, input: impl Read, output: &mut dyn Write) -> i
 
 impl Evaluator {
     /// Answers one line. The outer error is about the line, the inner about the output.
-    fn answer(&self, line: &[u8], output: &mut impl Write) -> Result<io::Result<()>, String> {
+    pub(super) fn answer(&self, line: &[u8], output: &mut impl Write) -> Result<io::Result<()>, String> {
         let Object(line): Object<Line<'_>> =
             serde_json::from_slice(line).map_err(|error| in_words(&error))?;
         let protocol = match line.protocol {
