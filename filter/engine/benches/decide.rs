@@ -1,4 +1,4 @@
-//! What a decision costs: `cargo bench -p meshward-engine`.
+//! What a decision costs: `cargo bench -p meshward-engine [-- NUMBER]`, of that many policies alone.
 //!
 //! Beside other engines, with the same policies: `benches/peers`.
 #![allow(
@@ -25,8 +25,11 @@ fn main() {
     println!(
         "kind   policies  median ns   p99 ns  allowed  wire bytes  bytes/policy  decode ms  compile ms  explain us"
     );
+    let only: Option<usize> = std::env::args().skip(1).find_map(|word| word.parse().ok());
     for kind in [Kind::Exact, Kind::Mixed] {
-        for policies in [1, 100, 1_000, 10_000] {
+        for policies in
+            [1, 100, 1_000, 10_000].into_iter().filter(|number| only.is_none_or(|only| only == *number))
+        {
             measure(kind, policies);
         }
     }

@@ -4,6 +4,7 @@
 //! that of the patterns (a template has at most 256 bytes) and not that of the value.
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use super::affix::{AffixSet, End};
 use super::table::{Table, hash};
@@ -26,8 +27,6 @@ pub struct SegmentTree {
     longest: usize,
     /// Where an empty segment leads from the root, as in all paths.
     behind_slash: u32,
-    /// Whether anything depends on which bytes a value has.
-    has_wildcards: bool,
 }
 
 #[derive(Debug)]
@@ -75,7 +74,6 @@ impl Builder {
             tails: Vec::new(),
             longest: 0,
             behind_slash: NONE,
-            has_wildcards: false,
         };
         let mut builder = Self { tree, prefixes: Vec::new(), tails: Vec::new() };
         builder.node();
@@ -128,8 +126,6 @@ impl Builder {
             self.tree.nodes.len() == 1 && self.prefixes.is_empty() && self.tails.is_empty();
         let sets = |end, sets: &[Vec<_>]| sets.iter().map(|set| AffixSet::new(end, set)).collect();
         self.tree.behind_slash = self.tree.literal(0, b"").unwrap_or(NONE);
-        self.tree.has_wildcards =
-            !self.tails.is_empty() || self.tree.nodes.iter().any(|node| node.star != NONE);
         self.tree.prefixes = sets(End::Start, &self.prefixes);
         self.tree.tails = sets(End::Tail, &self.tails);
         (!only_root_without_anything).then_some(self.tree)
@@ -199,23 +195,18 @@ impl Edge {
 /// A value, and where in it are bytes that no `{*}` and `{**}` match.
 struct Subject<'v> {
     value: &'v [u8],
-    first_odd: usize,
-    /// One behind the last odd byte.
-    odd_end: usize,
+    /// The first odd byte, and one behind the last. Looked for when first asked for, since few values need it.
+    odd: Cell<Option<(usize, usize)>>,
 }
+
+/// A segment up to here is looked at each time that a `{*}` is tried on it; longer ones, which only a caller makes, never
+/// twice.
+const SHORT: usize = 32;
 
 impl SegmentTree {
     /// Calls `found` for every pattern that matches.
     pub fn of(&self, value: &[u8], found: &mut dyn FnMut(u32)) {
-        let mut subject = Subject { value, first_odd: value.len(), odd_end: 0 };
-        if self.has_wildcards {
-            for (at, byte) in value.iter().enumerate() {
-                if *byte != b'/' && !is_template_byte(*byte) {
-                    subject.first_odd = subject.first_odd.min(at);
-                    subject.odd_end = at + 1;
-                }
-            }
-        }
+        let subject = Subject { value, odd: Cell::new(None) };
         match (value.first(), self.nodes.first()) {
             // One look-up less for what all paths begin with, if nothing else begins at the root.
             (Some(b'/'), Some(Node { prefixes: NONE, tails: NONE, .. })) => {
@@ -234,7 +225,7 @@ impl SegmentTree {
         }
         // What stands before a tail has no odd byte; a tail never has one.
         if let Some(tails) = self.tails.get(node.tails as usize)
-            && subject.odd_end <= start
+            && subject.odd().1 <= start
         {
             tails.of(rest, found);
         }
@@ -268,19 +259,49 @@ impl SegmentTree {
 }
 
 impl Subject<'_> {
+    /// The first odd byte, and one behind the last.
+    fn odd(&self) -> (usize, usize) {
+        self.odd.get().unwrap_or_else(|| {
+            let is_odd = |byte: &u8| *byte != b'/' && !is_template_byte(*byte);
+            let first = self.value.iter().position(is_odd).unwrap_or(self.value.len());
+            let odd = (first, self.value.iter().rposition(is_odd).map_or(0, |last| last + 1));
+            self.odd.set(Some(odd));
+            odd
+        })
+    }
+
     /// Whether a segment has no odd byte.
     fn is_plain(&self, start: usize, segment: &[u8]) -> bool {
-        let end = start + segment.len();
-        end <= self.first_odd || start >= self.odd_end || segment.iter().all(|byte| is_template_byte(*byte))
+        let is_plain = |segment: &[u8]| segment.iter().all(|byte| is_template_byte(*byte));
+        if segment.len() <= SHORT {
+            return is_plain(segment);
+        }
+        let (first, end) = self.odd();
+        start + segment.len() <= first || start >= end || is_plain(segment)
     }
 }
 
 /// The first segment, and what follows the `/` behind it.
 fn split(text: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match text.iter().position(|byte| *byte == b'/') {
+    match slash(text) {
         Some(at) => (text.get(..at).unwrap_or(&[]), text.get(at + 1..)),
         None => (text, None),
     }
+}
+
+/// Where the first `/` is, found eight bytes at a time.
+fn slash(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let (words, rest) = text.as_chunks();
+    for (number, word) in words.iter().enumerate() {
+        // Zero where a `/` was; the lowest bit of `marks` belongs to the first zero byte.
+        let zeroes = u64::from_le_bytes(*word) ^ u64::from_le_bytes([b'/'; 8]);
+        let marks = zeroes.wrapping_sub(ONES) & !zeroes & (ONES << 7);
+        if marks != 0 {
+            return Some(8 * number + marks.trailing_zeros() as usize / 8);
+        }
+    }
+    rest.iter().position(|byte| *byte == b'/').map(|at| 8 * words.len() + at)
 }
 
 #[cfg(test)]
@@ -352,6 +373,19 @@ mod tests {
                 .map(|(at, _)| at)
                 .collect();
             assert_eq!(found(&tree, &value), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_first_slash_is_found_wherever_it_is() {
+        for length in 0..20 {
+            for at in 0..=length {
+                let mut text = vec![b'.'; length];
+                text.iter_mut().skip(at).for_each(|byte| *byte = b'/');
+                assert_eq!(slash(&text), (at < length).then_some(at), "{text:?}");
+                // What differs in a single bit, high or low, is none.
+                assert_eq!(slash(&[b'/' ^ 0x80, b'/' ^ 1, b'/' ^ 0x80, 0, 0xff, b'.', b'0', b'/']), Some(7));
+            }
         }
     }
 
