@@ -1,6 +1,8 @@
 //! Circuit breakers that are closed: on the caller's side against no filter, and all that the filter does against Envoy's
 //! own filters for it.
 
+use std::path::Path;
+
 use anyhow::anyhow;
 use meshward_engine::config::{
     AcceptedPeers, DefaultAction, GuardMode, IdentityMode, LimitsConfig, PathGuard, PathParams, PluginConfig,
@@ -18,7 +20,7 @@ pub fn cases(modules: &Modules) -> anyhow::Result<Vec<Case>> {
         Case::new("caller's side: no filter again (noise)", vec![]).plain(),
         Case::new("caller's side: native outlier detection", vec![]).plain().watched(),
     ];
-    let ours = |limits| outbound(modules, limits);
+    let ours = |limits| outbound(&modules.ours, limits);
     cases.push(Case::new("caller's side: Meshward without a breaker", ours(LimitsConfig::NONE)?).plain());
     for (name, breaker) in [
         ("failures in a row", breaker(7, 0, vec![])),
@@ -27,7 +29,12 @@ pub fn cases(modules: &Modules) -> anyhow::Result<Vec<Case>> {
         ("both (the default)", breaker(7, 201, vec![])),
     ] {
         let limits = LimitsConfig { breakers: vec![breaker], ..LimitsConfig::NONE };
-        cases.push(Case::new(format!("caller's side: closed breaker, {name}"), ours(limits)?).plain());
+        cases
+            .push(Case::new(format!("caller's side: closed breaker, {name}"), ours(limits.clone())?).plain());
+        for other in &modules.others {
+            let name = format!("caller's side: closed breaker, {name}: {}", other.display());
+            cases.push(Case::new(name, outbound(other, limits.clone())?).plain());
+        }
     }
     let config = authorization::config(Kind::Exact, 1)?;
     let mut native = native_rbac::filters(&config).map_err(|why| anyhow!("{why:?}"))?;
@@ -45,7 +52,7 @@ pub fn cases(modules: &Modules) -> anyhow::Result<Vec<Case>> {
 }
 
 /// As in a caller's sidecar: everything may go out.
-fn outbound(modules: &Modules, limits: LimitsConfig) -> anyhow::Result<Vec<serde_json::Value>> {
+fn outbound(module: &Path, limits: LimitsConfig) -> anyhow::Result<Vec<serde_json::Value>> {
     let domain = TrustDomain::parse("mesh.local")?;
     let mut config = PluginConfig::deny_all("shop/server", Role::Outbound, Protocol::Http, domain);
     config.identity = IdentityMode::Optional;
@@ -53,7 +60,7 @@ fn outbound(modules: &Modules, limits: LimitsConfig) -> anyhow::Result<Vec<serde
     config.default_action = DefaultAction::Allow;
     config.path_guard = PathGuard { mode: GuardMode::Never, path_params: PathParams::Keep };
     config.limits = limits;
-    guarded(&modules.ours, &config.encode()?)
+    guarded(module, &config.encode()?)
 }
 
 /// The values that hold where a policy says nothing.

@@ -58,8 +58,13 @@ pub fn cases(modules: &Modules) -> anyhow::Result<Vec<Case>> {
         let mut config = authorization::config(kind, count)?;
         config.limits = limits(key);
         let kind = if kind == Kind::Exact { "exact" } else { "mixed" };
-        let filters = guarded(&modules.ours, &config.encode()?)?;
-        cases.push(Case::new(format!("Meshward, {count} {kind}, and limit: {name}"), filters).keys(keys));
+        let bytes = config.encode()?;
+        let name = format!("Meshward, {count} {kind}, and limit: {name}");
+        cases.push(Case::new(name.clone(), guarded(&modules.ours, &bytes)?).keys(keys));
+        for other in &modules.others {
+            let name = format!("{name}: {}", other.display());
+            cases.push(Case::new(name, guarded(other, &bytes)?).keys(keys));
+        }
     }
     Ok(cases)
 }

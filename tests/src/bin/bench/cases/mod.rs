@@ -107,7 +107,7 @@ pub fn wasm(module: &Path, vm: &str, configuration: &[u8]) -> anyhow::Result<Val
     let mut config =
         serde_json::to_value(filter::wasm(Layer::Http, &module.to_string_lossy(), configuration))?;
     if let Some(plugin) = config.get_mut("config") {
-        let id = format!("{vm}-{:016x}", hash(configuration));
+        let id = format!("{vm}-{:016x}-{}", hash(configuration), module.display());
         if let Some(vm) = plugin.get_mut("vm_config").and_then(Value::as_object_mut) {
             vm.insert("vm_id".into(), id.into());
         }
