@@ -248,3 +248,54 @@ fn what_cannot_be_led_to_a_sidecar_is_refused() {
     let outcome = inject(&text, &redirecting()).unwrap();
     assert!(outcome.text == text && outcome.findings[0].message.contains("container `meshward-redirect`"));
 }
+
+#[test]
+fn what_is_in_two_places_is_not_changed() {
+    // By hand, before this: volumes came into a workload that asked to be left alone.
+    let two = |first: &str, second: &str, left_alone: &str| {
+        let item = |name: &str, template: &str, own: &str| {
+            format!(
+                "- apiVersion: apps/v1\n  kind: Deployment\n  metadata: {{name: {name}{own}}}\n  spec:\n    template:\n{template}"
+            )
+        };
+        format!(
+            "apiVersion: v1\nkind: List\nitems:\n{}{}",
+            item("a", first, ""),
+            item("b", second, left_alone)
+        )
+    };
+    let containers = "        containers: [{name: c, image: c}]\n";
+    let none = ", annotations: {meshward.dev/inject: \"false\"}";
+    for (first, second, left_alone) in [
+        (
+            format!("      spec:\n        volumes: &v\n        - {{name: x, emptyDir: {{}}}}\n{containers}"),
+            format!("      spec:\n        volumes: *v\n{containers}"),
+            none,
+        ),
+        (
+            format!("      spec:\n        volumes: &v\n        - {{name: x, emptyDir: {{}}}}\n{containers}"),
+            format!("      spec:\n        volumes: *v\n{containers}"),
+            "",
+        ),
+        (
+            "      spec: &s\n        containers:\n        - {name: c, image: c}\n".to_owned(),
+            "      metadata: {labels: {b: b}}\n      spec: *s\n".to_owned(),
+            none,
+        ),
+        (
+            format!("      metadata:\n        annotations: &n {{x: y}}\n      spec:\n{containers}"),
+            format!("      metadata:\n        annotations: *n\n      spec:\n{containers}"),
+            none,
+        ),
+    ] {
+        let text = two(&first, &second, left_alone);
+        let outcome = inject(&text, &options(Distribution::ConfigMap)).unwrap();
+        assert_eq!(outcome.text, text);
+        let codes: Vec<&str> = outcome.findings.iter().map(|finding| finding.code).collect();
+        assert!(codes.contains(&"shared"), "{text}: {codes:?}");
+    }
+    // An alias of what is only read, or an anchor that nobody uses, changes nothing.
+    let text = deployment("      volumes: &unused []\n", "        env: &e [{name: A, value: b}]\n")
+        + "      - {name: second, image: i, env: *e}\n";
+    injected(&text, &options(Distribution::ConfigMap));
+}

@@ -63,6 +63,14 @@ pub fn inject(text: &str, options: &Options) -> Result<Outcome, SyntaxError> {
                 let finding = Finding::error("no-line-break", message, place);
                 outcome.findings.push(finding.help("end the file with a line break, and try again"));
             }
+            Ok(_) if workload.is_shared(&tree) => {
+                let message = format!(
+                    "what the sidecar of {} would be put into is somewhere else, too, by an alias",
+                    workload.label()
+                );
+                let finding = Finding::error("shared", message, place);
+                outcome.findings.push(finding.help("write it out for this workload, without the anchor"));
+            }
             Ok(service) if unfit(&tree, &workload, options, &service).is_some() => {
                 outcome.findings.extend(unfit(&tree, &workload, options, &service));
             }

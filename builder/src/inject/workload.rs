@@ -134,6 +134,13 @@ impl Workload {
         })
     }
 
+    /// Whether something that gets a part of the sidecar is in another place, too, which would get it as well.
+    pub fn is_shared(&self, tree: &Tree) -> bool {
+        let lists = ["containers", "initContainers", "volumes"].map(|key| tree.value(self.spec, key));
+        let own = [Some(self.template), Some(self.spec), self.metadata(tree), self.annotations(tree)];
+        own.into_iter().chain(lists).flatten().any(|node| tree.is_shared(node))
+    }
+
     fn all_containers<'t>(&self, tree: &'t Tree) -> impl Iterator<Item = NodeId> + use<'t> {
         let lists = ["containers", "initContainers"].map(|key| tree.value(self.spec, key));
         lists.into_iter().flatten().flat_map(|list| tree.items(list)).copied()

@@ -97,6 +97,16 @@ impl Tree {
         }
     }
 
+    /// Whether a collection is in several places, by an alias of it or of what it is in.
+    pub fn is_shared(&self, id: NodeId) -> bool {
+        let span = &self.node(self.resolve(id)).span;
+        let within = |target: &Node| target.span.start <= span.start && span.end <= target.span.end;
+        self.nodes.iter().any(|node| match node.kind {
+            Kind::Alias(target) => target == self.resolve(id) || within(self.node(target)),
+            _ => false,
+        })
+    }
+
     /// The root node of each document.
     pub fn documents(&self) -> &[NodeId] {
         &self.documents
