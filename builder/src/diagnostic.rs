@@ -96,12 +96,15 @@ impl Diagnostic {
         let mut group = Group::with_title(title);
         if let Some(location) = &self.location {
             // A span past the end of the text would make the renderer panic.
-            let end = location.span.end.min(location.source.text.len());
+            let text = location.source.text.as_str();
+            let end = location.span.end.min(text.len());
             let start = location.span.start.min(end);
+            let (lines, first) = lines_of(text, start..end);
             group = group.element(
-                Snippet::source(location.source.text.as_str())
+                Snippet::source(lines)
+                    .line_start(text.get(..first).map_or(0, |before| before.matches('\n').count()) + 1)
                     .path(location.source.name.as_str())
-                    .annotation(AnnotationKind::Primary.span(start..end)),
+                    .annotation(AnnotationKind::Primary.span(start - first..end - first)),
             );
         }
         for help in &self.help {
@@ -139,6 +142,14 @@ impl Diagnostic {
         }
         value
     }
+}
+
+/// The whole lines that a place is in, and where they begin: the renderer reads all that it is given, every time.
+fn lines_of(text: &str, span: Range<usize>) -> (&str, usize) {
+    let first = text.get(..span.start).and_then(|before| before.rfind('\n')).map_or(0, |at| at + 1);
+    let last = text.get(span.end..).and_then(|after| after.find('\n')).map_or(text.len(), |at| span.end + at);
+    // At the very end of a text there is no line to show.
+    text.get(first..last).filter(|lines| !lines.is_empty()).map_or((text, 0), |lines| (lines, first))
 }
 
 /// All that stopped a command: at least one diagnostic, every mistake and not only the first.
