@@ -4,9 +4,9 @@
 //! (`# meshward: added`, `# meshward: was false`), which is what `unpatch` goes by. JSON and flow style have no place for
 //! it, and are only reported on. What needs a decision or a file (a CA, a certificate) is never made up.
 
-use super::apply::Selection;
 use super::edit::Editor;
 use super::envoy::{self, Chain, Filter};
+use super::selection::Selection;
 use super::sites::{self, Finding, Pass, Site, Visit, unsafe_edit};
 use super::splice::Edit;
 use super::tree::{Kind, NodeId, SyntaxError, Tree};

@@ -11,9 +11,11 @@ pub mod files;
 pub mod filters;
 pub mod harden;
 pub mod scalar;
+mod selection;
 pub mod sites;
 pub mod splice;
 pub mod tree;
 
-pub use apply::{Outcome, Selection, patch, unpatch};
+pub use apply::{Outcome, patch, unpatch};
 pub use filters::{Configurations, Discovery, Plugin, Position};
+pub use selection::Selection;
