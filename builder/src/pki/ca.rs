@@ -243,7 +243,7 @@ fn trust_domain_of(root: &X509Certificate<'_>) -> Result<TrustDomain> {
         what: "the root certificate".into(),
         reason: "it names no trust domain (a URI SAN `spiffe://<trust domain>`)".into(),
     })?;
-    super::svid::trust_domain(uri.strip_prefix("spiffe://").unwrap_or(uri))
+    super::names::trust_domain(uri.strip_prefix("spiffe://").unwrap_or(uri))
 }
 
 pub(crate) fn check_is_ca(what: &str, certificate: &X509Certificate<'_>) -> Result<()> {
@@ -315,7 +315,7 @@ fn name_constraints(permit_dns: &[String]) -> Result<Option<NameConstraints>> {
     }
     let mut permitted = Vec::new();
     for name in permit_dns {
-        super::svid::check_dns_name(name)?;
+        super::names::check_dns_name(name)?;
         permitted.push(GeneralSubtree::DnsName(name.clone()));
     }
     let no_ipv4 = GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4]));

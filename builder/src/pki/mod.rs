@@ -16,6 +16,7 @@ pub mod folder;
 pub mod key;
 pub mod ledger;
 pub mod manifest;
+mod names;
 pub mod pem;
 pub mod renewal;
 pub mod revoke;
