@@ -2,13 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
 use super::fetch;
-use super::pin::{Pin, VERSION};
+use super::pin::{Pin, VERSION, sha256};
 use crate::console::Console;
 use crate::diagnostic::Diagnostic;
 
@@ -65,21 +63,6 @@ pub fn obtain(
 
 fn intact(envoy: &Path, pin: &Pin) -> bool {
     sha256(envoy).is_ok_and(|found| found == pin.binary_sha256)
-}
-
-/// SHA-256 of a file, in lower-case hexadecimal.
-pub fn sha256(file: &Path) -> io::Result<String> {
-    let mut file = File::open(file)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let length = file.read(&mut buffer)?;
-        if length == 0 {
-            break;
-        }
-        hasher.update(buffer.get(..length).unwrap_or_default());
-    }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Held until the returned file is dropped; the system frees it too when the process dies.

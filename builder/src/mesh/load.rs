@@ -21,6 +21,16 @@ const KINDS: [(&str, &[&str]); 6] = [
     ("DestinationRule", &native::model::API_VERSIONS),
 ];
 
+impl discover::MeshFiles {
+    /// Reads and checks the mesh.
+    ///
+    /// # Errors
+    /// No file to be found, or every mistake in those found.
+    pub fn load(&self) -> Result<Resolved, Failure> {
+        load(&self.filename)
+    }
+}
+
 /// Reads and checks the mesh that the files hold; with no path, the one that [`discover::discover`] finds.
 ///
 /// # Errors
