@@ -12,7 +12,6 @@ use meshward_engine::limits::config::{RateLimitService, Scope};
 use sha2::{Digest as _, Sha256};
 
 use crate::diagnostic::{Diagnostic, Failure};
-use crate::envoy::Plugins;
 use crate::limits;
 use crate::mesh::{Resolved, Service, model, ports};
 use crate::policy;
@@ -34,6 +33,14 @@ pub fn plugin_config(mesh: &Resolved, service: &Service, role: Role) -> Result<P
     };
     config.revision = revision(&config)?;
     Ok(config)
+}
+
+/// Encoded plugin configurations: what the filter gets, and what it has as long as it gets nothing.
+pub(crate) struct Plugins {
+    pub inbound: Vec<u8>,
+    pub inbound_deny_all: Vec<u8>,
+    pub outbound: Vec<u8>,
+    pub outbound_deny_all: Vec<u8>,
 }
 
 /// All encoded configurations of a sidecar.

@@ -7,8 +7,8 @@ use super::types::{
     Address, Admin, Bootstrap, Extension, Node, OverloadAction, OverloadManager, StaticResources,
     StatsConfig, TagSpecifier, Threshold, Trigger,
 };
-use super::{Plugins, captured, cluster, listener};
-use crate::compile;
+use super::{captured, cluster, listener};
+use crate::compile::{self, Plugins};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 

@@ -17,8 +17,9 @@ use super::cluster::{self, PASSED};
 use super::http::{self, Side};
 use super::listener::{chain, outbound_filters, tcp_proxy};
 use super::placement::Place;
+use super::routes;
 use super::types::{Any, AnyValue, Cluster, Empty, Extension, Listener};
-use super::{Plugins, routes};
+use crate::compile::Plugins;
 use crate::mesh::model::{Outside, Protocol};
 use crate::mesh::{Interception, Resolved, Service, ports};
 

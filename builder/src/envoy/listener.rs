@@ -9,8 +9,8 @@ use super::placement::Place;
 use super::types::{
     AdditionalAddress, Address, Empty, Extension, FilterChain, FilterChainMatch, Listener, TcpProxy,
 };
-use super::{Plugins, access_log, captured, cluster, routes, tls};
-use crate::compile;
+use super::{access_log, captured, cluster, routes, tls};
+use crate::compile::{self, Plugins};
 use crate::mesh::model::Protocol;
 use crate::mesh::{Resolved, Service, ports};
 use crate::policy::Mode;

@@ -41,14 +41,6 @@ pub struct File {
     pub text: String,
 }
 
-/// Encoded plugin configurations: what the filter gets, and what it has as long as it gets nothing.
-pub(crate) struct Plugins {
-    pub inbound: Vec<u8>,
-    pub inbound_deny_all: Vec<u8>,
-    pub outbound: Vec<u8>,
-    pub outbound_deny_all: Vec<u8>,
-}
-
 /// All files of the sidecar of `service`, `envoy.yaml` first. The same input gives the same bytes.
 ///
 /// # Errors
