@@ -32,6 +32,20 @@ impl<S: Read + Write> Connection<S> {
         path: &str,
         headers: &[(&str, &[u8])],
     ) -> io::Result<(u16, bool)> {
+        self.whole(method, host, path, headers).map(|(status, closes, _)| (status, closes))
+    }
+
+    /// The same, with the whole answer as it came.
+    ///
+    /// # Errors
+    /// The connection was closed, or what came is no HTTP.
+    pub fn whole(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &[u8])],
+    ) -> io::Result<(u16, bool, Vec<u8>)> {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
         for (name, value) in headers {
             request.extend_from_slice(name.as_bytes());
@@ -44,8 +58,7 @@ impl<S: Read + Write> Connection<S> {
         self.stream.flush()?;
         loop {
             if let Some((status, closes, length)) = answer(&self.left) {
-                self.left.drain(..length);
-                return Ok((status, closes));
+                return Ok((status, closes, self.left.drain(..length).collect()));
             }
             let mut buffer = [0; 4096];
             let length = self.stream.read(&mut buffer)?;

@@ -166,15 +166,29 @@ impl TestMesh {
         self.filter = filter.to_path_buf();
     }
 
+    /// As [`TestMesh::update`] while others look on: what this mesh says of itself stays that of the start.
+    ///
+    /// # Errors
+    /// Mistakes in the text; files that cannot be written.
+    pub fn swap(&self, service: &str, yaml: &str) -> anyhow::Result<()> {
+        let mesh = parse(yaml)?;
+        let service = mesh.service(service).context("no such service")?;
+        self.write_of(&mesh, service, &|_, _, text| text)
+    }
+
     fn write(&self, service: &Service, edit: Edit<'_>) -> anyhow::Result<()> {
-        let placement: Placement = self.plan.placement(&self.mesh, &self.state, &self.filter);
+        self.write_of(&self.mesh, service, edit)
+    }
+
+    fn write_of(&self, mesh: &Resolved, service: &Service, edit: Edit<'_>) -> anyhow::Result<()> {
+        let placement: Placement = self.plan.placement(mesh, &self.state, &self.filter);
         let mut files = folder::Files::new();
         let rendered = match &self.agent {
             Some(agent) => {
                 let socket = agent.socket.display().to_string();
                 envoy::render_with_agent(&self.mesh, service, &placement, &socket)
             }
-            None => envoy::render(&self.mesh, service, &placement),
+            None => envoy::render(mesh, service, &placement),
         };
         for file in rendered.map_err(|error| tools::failure(&error))? {
             files.insert(file.name, edit(service, file.name, file.text));
@@ -195,6 +209,11 @@ impl TestMesh {
     /// The process of a sidecar, while it runs.
     pub fn process(&self, service: &str) -> Option<u32> {
         self.processes.id(service)
+    }
+
+    /// The same, with how each ended and its last words.
+    pub fn endings(&mut self) -> Vec<String> {
+        self.processes.ended().into_iter().map(|ended| ended.message).collect()
     }
 
     /// What the sidecar of a service has written: its own log.
