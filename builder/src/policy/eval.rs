@@ -28,6 +28,7 @@ use crate::mesh::{self, Resolved, Service, discover, ports};
 
 mod answer;
 mod ask;
+mod replay;
 mod request;
 mod run;
 
@@ -50,8 +51,28 @@ pub struct Options {
     pub trust_domain: Option<String>,
     pub trust_domain_aliases: Vec<String>,
     pub paths: Option<Paths>,
+    pub side: Side,
     /// Leave out of the reasons what came nearest.
     pub terse: bool,
+}
+
+/// Which of a sidecar's two filters is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    /// The one before the workload's application
+    #[default]
+    Inbound,
+    /// The one behind it, for what it sends: breakers and limits of requests in flight. Only with a Mesh
+    Outbound,
+}
+
+impl Side {
+    fn role(self) -> Role {
+        match self {
+            Self::Inbound => Role::Inbound,
+            Self::Outbound => Role::Outbound,
+        }
+    }
 }
 
 /// At which point of its way a request's path is given.
@@ -81,6 +102,9 @@ pub struct Evaluator {
     spent: Memory,
     /// What they have spent of global budgets: the window, and how much, by the hash of the budget.
     budgets: RefCell<HashMap<u64, (u64, u32)>>,
+    replay: replay::Replay,
+    /// Outbound: the HTTP services that the workload calls.
+    callees: Option<Vec<String>>,
 }
 
 /// Which ports of a workload take nobody without a certificate, as PeerAuthentications say it. With a Mesh nothing is here:
@@ -124,6 +148,11 @@ impl Evaluator {
             warnings.extend(mesh.warnings.iter().cloned());
             return Self::of_mesh(&mesh, options);
         }
+        if options.side == Side::Outbound {
+            return Err(Diagnostic::error("no-mesh", "what a workload sends is known with a Mesh only")
+                .help("put the Mesh among the documents, or take `--side outbound` away")
+                .into());
+        }
         let namespace = options.namespace();
         let policies = super::load(&documents, namespace, &mut mistakes);
         let limits = limits::load(&documents, namespace, &mut mistakes);
@@ -153,7 +182,11 @@ impl Evaluator {
 
     fn of_mesh(mesh: &Resolved, options: &Options) -> Result<Self, Failure> {
         let service = the_service(mesh, options)?;
-        let mut config = plugin_config(mesh, service, Role::Inbound)?;
+        let mut config = plugin_config(mesh, service, options.side.role())?;
+        if options.side == Side::Outbound {
+            let callees = Some(limits::circuit_breaker::http_callees(mesh, service));
+            return Ok(Self { callees, ..Self::of_config(config, None, options, Paths::Seen)? });
+        }
         // A request says no serial number, and one that cannot be checked would be refused.
         config.revoked.serials.clear();
         let map = service.port.map(|application| PortMap { application, listener: ports::INBOUND });
@@ -183,6 +216,8 @@ impl Evaluator {
             limits: Limits::compile(config.limits.clone(), config.selectors.len()).map_err(mistake)?,
             spent: Memory::default(),
             budgets: RefCell::default(),
+            replay: replay::Replay::default(),
+            callees: None,
         })
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::console::{Console, Exit};
 use crate::diagnostic::{Diagnostic, Failure};
-use crate::policy::eval::{self, Evaluator, Options, Paths};
+use crate::policy::eval::{self, Evaluator, Options, Paths, Side};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -16,6 +16,10 @@ use crate::policy::eval::{self, Evaluator, Options, Paths};
     With a `time` (\"1.250s\" after some beginning) rate limits are asked as well, each line after those before it:\n\
     a refusal has `reason` rate_limited, `policy`, `limit`, `retry_after` and the `headers`. Limits of requests in\n\
     flight are not asked: a line does not say how long its request takes.\n\n\
+    With a `time` and an `outcome` {status, grpc, latency, retry_after} (no status: no answer at all) the circuit breaker\n\
+    is asked, and hears of it after its latency. What it changes is a line of its own: {\"id\", \"breaker\",\n\
+    \"destination\", \"state\", \"reason\", \"time\", \"open_for\"}. With `--side outbound` the requests are those that the\n\
+    workload sends, to `destination` {service}. Lines come in the order of their times; there is no jitter.\n\n\
     With a Mesh among the documents the answers are those of the workload's sidecar, `calls` included. Without one\n\
     they are Istio's: trust domain cluster.local, root namespace istio-system, default action ALLOW. A policy with a\n\
     selector is for the workload only when its labels are there: those of --labels, else `app: NAME` of --workload.\n\n\
@@ -23,7 +27,8 @@ use crate::policy::eval::{self, Evaluator, Options, Paths};
     Examples:\n  \
     meshward policy eval --mesh deploy/mesh.yaml --workload books/bookapi --requests requests.jsonl\n  \
     echo '{\"id\":\"1\",\"method\":\"GET\",\"path\":\"/\"}' | meshward policy eval --mesh policies/ -n books --requests -\n  \
-    meshward policy eval --mesh p.yaml -n books --labels app=bookapi,version=v1 --requests requests.jsonl"
+    meshward policy eval --mesh p.yaml -n books --labels app=bookapi,version=v1 --requests requests.jsonl\n  \
+    meshward policy eval -f deploy/mesh.yaml --workload default/bookapi-mcp-server --side outbound --requests incident.jsonl"
 )]
 pub struct Args {
     /// Files or folders with a Mesh, or with AuthorizationPolicies alone; `-` is standard input; may be repeated
@@ -36,7 +41,7 @@ pub struct Args {
         env = "MESHWARD_FILE"
     )]
     mesh: Vec<PathBuf>,
-    /// The workload that is called
+    /// The workload that is called; with `--side outbound`, that calls
     #[arg(long, value_name = "NS/NAME", value_parser = workload, conflicts_with = "namespace")]
     workload: Option<(String, String)>,
     /// The namespace of the workload that is called, and of policies that name none [default: default]
@@ -60,6 +65,9 @@ pub struct Args {
     /// Whether paths are given as a client sends them, or as the filter sees them
     #[arg(long, value_enum)]
     paths: Option<Paths>,
+    /// What the workload gets, or what it sends
+    #[arg(long, value_enum, default_value_t = Side::Inbound)]
+    side: Side,
     /// Leave out of the reasons which rule came nearest: faster with thousands of rules and many denials
     #[arg(long)]
     terse: bool,
@@ -112,6 +120,7 @@ pub fn run(args: Args, console: &mut Console<'_>) -> Result<Exit, Failure> {
         trust_domain: args.trust_domain,
         trust_domain_aliases: args.trust_domain_alias,
         paths: args.paths,
+        side: args.side,
         terse: args.terse,
     };
     let mut warnings = Vec::new();

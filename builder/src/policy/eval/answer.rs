@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 
 use meshward_engine::decision::{self, Decision, Reason, RuleRef, ShadowAllow};
-use meshward_engine::limits::config::RateLimit;
+use meshward_engine::limits::config::{Breaker, RateLimit};
 use meshward_engine::limits::headers::{Header, retry_after};
 use meshward_engine::limits::{Limits, RateVerdict};
 use meshward_engine::policy::{NearestMiss, Policy};
+use meshward_engine::rate_limit::Wait;
 use serde::{Serialize, Serializer};
 
 /// The answer to one request.
@@ -24,7 +25,7 @@ struct Answer<'a> {
     /// The limit of it that refuses.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<&'a str>,
-    /// A stable word, see [`Reason::as_str`], or `rate_limited`; of a path that is refused with the fault, `path:escaped_slash`; where no
+    /// A stable word, see [`Reason::as_str`], or `rate_limited` or `circuit_breaker_open`; of a path that is refused with the fault, `path:escaped_slash`; where no
     /// ALLOW rule matches, the one that came nearest follows behind `: `.
     reason: &'a str,
     /// What dry-run policies and limits in shadow mode would have said.
@@ -147,6 +148,33 @@ fn shadows<'a>(policy: &'a Policy, shadow: &decision::Shadow, limited: &Limited<
     of_policies.into_iter().flatten().chain(of_limits).collect()
 }
 
+/// Writes that a breaker refuses, and a line feed.
+pub fn write_open(
+    out: &mut impl Write,
+    id: &serde_json::Value,
+    decision: &Decision,
+    policy: &Policy,
+    limited: &Limited<'_>,
+    (breaker, wait): (&Breaker, Wait),
+) -> io::Result<()> {
+    let (name, limit) = parts(&breaker.name);
+    let answer = Answer {
+        id,
+        decision: "deny",
+        status: breaker.fallback.as_ref().map_or(503, |fallback| fallback.status),
+        policy: name,
+        rule: None,
+        limit,
+        reason: "circuit_breaker_open",
+        shadow: shadows(policy, &decision.shadow, limited),
+        retry_after: Some(wait.seconds().max(1)),
+        headers: &[],
+        undecided: &[],
+        audit: None,
+    };
+    line(out, &answer)
+}
+
 /// Writes the answer and a line feed.
 pub fn write(
     out: &mut impl Write,
@@ -191,7 +219,8 @@ pub fn write_error(out: &mut impl Write, id: &serde_json::Value, error: &str) ->
     line(out, &Unreadable { id, error })
 }
 
-fn line(out: &mut impl Write, answer: &impl Serialize) -> io::Result<()> {
+/// Writes one object, and a line feed.
+pub fn line(out: &mut impl Write, answer: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, answer)?;
     out.write_all(b"\n")
 }

@@ -42,6 +42,9 @@ pub struct Line<'a> {
     /// When it comes, `1.250s` after some beginning: rate limits are asked, and keep what earlier lines have spent.
     #[serde(default)]
     pub time: Option<Time>,
+    /// How it ends, if it is let through: breakers are asked, and hear of it when its latency has passed.
+    #[serde(default)]
+    pub outcome: Option<Object<Ends>>,
     #[serde(borrow, default)]
     pub source: Option<Object<From<'a>>>,
     #[serde(default)]
@@ -79,9 +82,29 @@ pub struct From<'a> {
     pub remote_ip: Option<IpAddr>,
 }
 
+/// How a request ends.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ends {
+    /// Of the answer; without one there was none (a reset, no connection).
+    #[serde(default)]
+    pub status: Option<u16>,
+    /// The `grpc-status`.
+    #[serde(default)]
+    pub grpc: Option<u32>,
+    #[serde(default)]
+    pub latency: Option<Time>,
+    /// The answer's own `retry-after`.
+    #[serde(default)]
+    pub retry_after: Option<Time>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct To {
+    /// Outbound: the service that is called.
+    #[serde(default)]
+    pub service: Option<String>,
     #[serde(default)]
     pub ip: Option<IpAddr>,
     #[serde(default)]
@@ -116,7 +139,7 @@ impl<'de> Deserialize<'de> for Time {
         let text = String::deserialize(deserializer)?;
         let read = text.parse::<jiff::SignedDuration>().ok();
         let nanoseconds = read.and_then(|duration| u64::try_from(duration.as_nanos()).ok());
-        nanoseconds.map(Self).ok_or_else(|| de::Error::custom("`time` is a time like `1.250s` or `2m`"))
+        nanoseconds.map(Self).ok_or_else(|| de::Error::custom("this is a time like `1.250s` or `2m`"))
     }
 }
 

@@ -13,9 +13,13 @@ use meshward_engine::rate_limit::{Nanoseconds, Wait};
 use meshward_engine::request::{Peer, Request};
 
 use super::answer::Limited;
-use super::request::{self, Line, Object};
+use super::replay::Said;
+use super::request::{self, Ends, Line, Object};
 use super::{Evaluator, Paths, answer};
 use crate::policy::listener;
+
+/// Any will do: what it decides is which keys share a slot, and that shall be the same in every run.
+const SEED: Seed = Seed([0, 0]);
 
 /// Longest line that is read, in bytes.
 const LONGEST_LINE: u64 = 16 << 20;
@@ -73,7 +77,9 @@ pub fn run(evaluator: &Evaluator, input: impl Read, output: &mut dyn Write) -> i
             other => other?,
         }
     }
-    match output.flush() {
+    // What is still to be heard of when the last line is read.
+    let heard = evaluator.replay.hear(&evaluator.limits, Nanoseconds::MAX, &mut output);
+    match heard.and_then(|()| output.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(summary),
         other => other.map(|()| summary),
     }
@@ -89,6 +95,15 @@ impl Evaluator {
             Some(request::Protocol::Tcp) => Protocol::Tcp,
             None => self.protocol,
         };
+        let now = line.time.map(|time| time.0);
+        if line.outcome.is_some() {
+            self.replay.check(now)?;
+        }
+        if let Some(now) = now
+            && let Err(error) = self.replay.hear(&self.limits, now, output)
+        {
+            return Ok(Err(error));
+        }
         let policy = if protocol == Protocol::Http { &self.http } else { &self.tcp };
         let needs = policy.needs();
         let sent = line.path.as_ref().filter(|_| protocol == Protocol::Http).map(|path| path.bytes());
@@ -109,6 +124,7 @@ impl Evaluator {
         let source = line.source.as_ref().map(|source| &source.0);
         let source_ip = source.and_then(|source| source.ip);
         let destination = line.destination.as_ref().map(|destination| &destination.0);
+        let to = self.callee(destination.and_then(|destination| destination.service.as_deref()))?;
         let request = Request {
             peer: line.peer(),
             serial: None,
@@ -125,7 +141,6 @@ impl Evaluator {
             claims: &claims,
             metadata: &metadata,
         };
-        let now = line.time.map(|time| time.0);
         let mut limited = self.rate(policy, Stage::BeforeAuthorization, now, &request);
         if limited.refused.is_some() {
             return Ok(answer::write_limited(output, &line.id.0, &Shadow::default(), policy, &limited));
@@ -145,6 +160,22 @@ impl Evaluator {
                 return Ok(answer::write_limited(output, &line.id.0, &decision.shadow, policy, &limited));
             }
         }
+        let ends = line.outcome.as_ref().filter(|_| decision.is_allowed() && protocol == Protocol::Http);
+        if let (Some(now), Some(Object(ends))) = (now, ends) {
+            let id = &line.id.0;
+            let said = match self.breaker(policy, (id, now), &request, to, ends, output) {
+                Ok(said) => said,
+                Err(error) => return Ok(Err(error)),
+            };
+            match said {
+                Said::Pass => {}
+                Said::Shadow(breaker) => limited.shadow.push(&breaker.name),
+                Said::Refuse(breaker, wait) => {
+                    let open = (breaker, wait);
+                    return Ok(answer::write_open(output, id, &decision, policy, &limited, open));
+                }
+            }
+        }
         let nearest = if self.explains { policy.nearest_miss(&decision, &request) } else { None };
         Ok(answer::write(output, &line.id.0, policy, &decision, nearest.as_ref(), &limited))
     }
@@ -157,8 +188,6 @@ impl Evaluator {
         now: Option<Nanoseconds>,
         request: &Request<'_>,
     ) -> Limited<'_> {
-        /// Any will do: what it decides is which keys share a slot, and that shall be the same in every run.
-        const SEED: Seed = Seed([0, 0]);
         let Some(now) =
             now.filter(|_| self.limits.has_stage(stage) || !self.limits.config().concurrency.is_empty())
         else {
@@ -233,6 +262,40 @@ impl Evaluator {
             verdict.asked.extend(told.asked);
         }
         (verdict, counted)
+    }
+
+    /// The breaker of a request that is let through otherwise.
+    fn breaker(
+        &self,
+        policy: &Policy,
+        (id, now): (&serde_json::Value, Nanoseconds),
+        request: &Request<'_>,
+        destination: Option<&str>,
+        ends: &Ends,
+        output: &mut impl Write,
+    ) -> io::Result<Said<'_>> {
+        let mut selected = Vec::new();
+        policy.selects(request, |number| selected.extend(u32::try_from(number)));
+        let replicas = self.limits.config().replicas;
+        let destination = destination.map(str::as_bytes);
+        let subject = Subject { request, destination, selected: &selected, replicas };
+        self.replay.ask(&self.limits, (id, SEED, now), &subject, ends, output)
+    }
+
+    /// The service that a request goes to, outbound: with one callee every request goes to it, as in the sidecar.
+    fn callee<'a>(&'a self, named: Option<&'a str>) -> Result<Option<&'a str>, String> {
+        match (&self.callees, named) {
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err("`destination.service` is of `--side outbound`".to_owned()),
+            (Some(callees), Some(name)) if callees.iter().any(|callee| callee == name) => Ok(Some(name)),
+            (Some(callees), None) if callees.len() == 1 => Ok(callees.first().map(String::as_str)),
+            (Some(callees), Some(name)) => {
+                Err(format!("the workload does not call `{name}`; it calls: {}", callees.join(", ")))
+            }
+            (Some(callees), None) => {
+                Err(format!("`destination.service` must say which it goes to: {}", callees.join(", ")))
+            }
+        }
     }
 
     /// The port that the filter sees.

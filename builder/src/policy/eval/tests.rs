@@ -43,7 +43,7 @@ fn the_contract() {
         [
             r#"{"id":"r1","decision":"allow","status":200,"policy":"default/p","rule":0,"reason":"allow_rule","shadow":[]}"#,
             r#"{"id":"r2","decision":"deny","status":403,"policy":null,"rule":null,"reason":"no_allow_rule: policy `default/p` rule 0 failed methods: PUT is not in [GET]","shadow":[]}"#,
-            r#"{"id":"r3","error":"line 4: unknown field `metod`, expected one of `id`, `time`, `source`, `destination`, `sni`, `protocol`, `method`, `path`, `host`, `headers`, `jwt`, `metadata` (column 18)"}"#,
+            r#"{"id":"r3","error":"line 4: unknown field `metod`, expected one of `id`, `time`, `outcome`, `source`, `destination`, `sni`, `protocol`, `method`, `path`, `host`, `headers`, `jwt`, `metadata` (column 18)"}"#,
             r#"{"id":null,"error":"line 5: this is not JSON (column 2)"}"#,
             r#"{"id":"r4","decision":"deny","status":403,"policy":null,"rule":null,"reason":"no_allow_rule","shadow":[]}"#,
         ]
@@ -422,4 +422,118 @@ spec:
     assert_eq!(answers[3]["headers"]["x-ratelimit-remaining"], "0");
     assert_eq!(answers[0]["undecided"], serde_json::json!(["default/books/open"]));
     assert_eq!(answers[4]["undecided"], serde_json::Value::Null);
+
+fn breakers_go_through_their_states_as_the_outcomes_say() {
+    const MESH: &str = "apiVersion: meshward.dev/v1alpha1
+kind: Mesh
+metadata: {name: test}
+spec:
+  trustDomain: td
+  services:
+  - {name: web, port: 8000, calls: [api, other]}
+  - {name: api, port: 8001}
+  - {name: other, port: 8002}
+---
+apiVersion: meshward.dev/v1alpha1
+kind: CircuitBreakerPolicy
+metadata: {name: calls}
+spec:
+  selector: {matchLabels: {app: web}}
+  breakers: [{name: each, consecutiveFailures: 2, slowCalls: {threshold: 1s, ratio: 0.9}, honourRetryAfter: true, backoff: {min: 2s, max: 10s}}]
+";
+    let line = |id: u32, time: &str, to: &str, outcome: &str| {
+        format!(
+            "{{\"id\":{id},\"time\":\"{time}\",\"destination\":{{\"service\":\"{to}\"}},\"outcome\":{outcome}}}\n"
+        )
+    };
+    let requests = [
+        line(1, "1s", "api", r#"{"status":503,"latency":"20ms"}"#),
+        line(2, "1.1s", "api", r#"{"latency":"500ms"}"#),
+        // Asked before the second failure is known.
+        line(3, "1.2s", "api", r#"{"status":200,"latency":"2s"}"#),
+        line(4, "1.7s", "api", r#"{"status":200}"#),
+        line(5, "1.7s", "other", r#"{"status":200}"#),
+        line(6, "3.6s", "api", r#"{"status":500,"retry_after":"7s"}"#),
+        line(7, "9s", "api", r#"{"status":200}"#),
+        line(8, "11s", "api", r#"{"status":200,"latency":"10ms"}"#),
+        line(9, "11.5s", "api", r#"{"status":200}"#),
+    ]
+    .concat();
+    let ask = || {
+        let workload = Some(("default".to_owned(), "web".to_owned()));
+        eval_with(Options { workload, side: Side::Outbound, ..Options::default() }, MESH, &requests)
+    };
+    let answers = ask();
+    assert_eq!(ask(), answers, "the same every time");
+    insta::assert_snapshot!(answers.join("\n"));
+}
+
+#[test]
+fn a_line_with_an_outcome_that_cannot_be_replayed_says_why() {
+    const MESH: &str = "apiVersion: meshward.dev/v1alpha1
+kind: Mesh
+metadata: {name: test}
+spec:
+  trustDomain: td
+  services:
+  - {name: web, port: 8000, calls: [api, other]}
+  - {name: job, port: 8003, calls: [api]}
+  - {name: api, port: 8001}
+  - {name: other, port: 8002}
+";
+    let ask = |workload: &str, side: Side, line: &str| {
+        let workload = Some(("default".to_owned(), workload.to_owned()));
+        eval_with(Options { workload, side, ..Options::default() }, MESH, line).pop().unwrap()
+    };
+    let problem = |line: &str| {
+        let answer: serde_json::Value = serde_json::from_str(&ask("web", Side::Outbound, line)).unwrap();
+        let error = answer["error"].as_str().unwrap_or_else(|| panic!("{answer}"));
+        error.rsplit_once(" (column").map_or(error, |(error, _)| error).to_owned()
+    };
+    let to = r#""destination":{"service":"api"}"#;
+    for (line, error) in [
+        (format!(r#"{{"id":1,{to},"outcome":{{"status":200}}}}"#), "line 1: an `outcome` needs a `time`"),
+        (
+            format!(r#"{{"id":1,"time":"1s",{to},"outcome":{{"state":200}}}}"#),
+            "line 1: unknown field `state`, expected one of `status`, `grpc`, `latency`, `retry_after`",
+        ),
+        (
+            format!(r#"{{"id":1,"time":"1s",{to},"outcome":[200]}}"#),
+            "line 1: invalid type: sequence, expected an object",
+        ),
+        (
+            format!(r#"{{"id":1,"time":"1s",{to},"outcome":{{"latency":"-1s"}}}}"#),
+            "line 1: this is a time like `1.250s` or `2m`",
+        ),
+        (
+            format!(
+                "{{\"id\":1,\"time\":\"2s\",{to},\"outcome\":{{}}}}\n{{\"id\":2,\"time\":\"1s\",{to},\"outcome\":{{}}}}"
+            ),
+            "line 2: its `time` is before that of an earlier line: outcomes come in the order of their times",
+        ),
+        (
+            r#"{"id":1,"time":"1s","destination":{"service":"web"},"outcome":{}}"#.to_owned(),
+            "line 1: the workload does not call `web`; it calls: api, other",
+        ),
+        (
+            r#"{"id":1,"time":"1s","outcome":{}}"#.to_owned(),
+            "line 1: `destination.service` must say which it goes to: api, other",
+        ),
+    ] {
+        assert_eq!(problem(&line), error, "{line}");
+    }
+    let one = r#"{"id":1,"time":"1s","outcome":{}}"#;
+    assert!(ask("job", Side::Outbound, one).contains("allow"), "with one callee it is that one");
+    let inbound = ask("api", Side::Inbound, &format!(r#"{{"id":1,{to}}}"#));
+    assert!(inbound.contains("`destination.service` is of `--side outbound`"), "{inbound}");
+}
+
+#[test]
+fn what_a_workload_sends_needs_a_mesh() {
+    let folder = tempfile::tempdir().unwrap();
+    let file: PathBuf = folder.path().join("policies.yaml");
+    std::fs::write(&file, LIMITS).unwrap();
+    let options = Options { mesh: vec![file], side: Side::Outbound, ..Options::default() };
+    let failure = Evaluator::new(&options, &mut Vec::new()).unwrap_err();
+    assert_eq!(failure.diagnostics[0].code, "no-mesh");
 }
