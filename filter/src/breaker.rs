@@ -12,7 +12,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 
 use meshward_engine::circuit_breaker::{
-    self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
+    self, Cause, Heard, Key, Outcome, Permit, Report, State, Ticket, Transition,
 };
 use meshward_engine::limits::config::{Breaker, KeyPart};
 use meshward_engine::limits::{Subject, outcome};
@@ -20,6 +20,7 @@ use meshward_engine::rate_limit::Wait;
 use meshward_engine::stats;
 use meshward_engine::text::decimal;
 
+use crate::gauges;
 use crate::host::{self, Level};
 use crate::limits::{Fate, Guards, Refusal, Refused, state_name};
 use crate::root::Active;
@@ -47,7 +48,7 @@ impl Call {
             return Ok(None);
         };
         if let Some(transition) = transition {
-            announce(breaker, transition);
+            announce(guards, number, breaker, key, transition);
         }
         match permit {
             Permit::Pass(ticket) => {
@@ -90,6 +91,11 @@ impl Call {
             if breaker.failures.grpc == 0 { None } else { number(host::response_header("grpc-status")) };
         let ends = outcome(&breaker.failures, self.status.unwrap_or(0), grpc);
         if ends == Outcome::Success && !end_of_stream && !(self.ticket.is_probe() && self.is_endless()) {
+            let is_slow = self.slow && breaker.settings.slow_permille > 0;
+            if self.ticket.is_probe() && !is_slow {
+                self.report(active, Outcome::Begun, None);
+                self.ticket = self.ticket.begun();
+            }
             return Some(self);
         }
         if matches!(self.status, Some(429 | 503)) && is_of_the_mesh() {
@@ -143,25 +149,32 @@ impl Call {
         self.report(active, Outcome::Failure, None);
     }
 
-    fn report(self, active: &Rc<Active>, ends: Outcome, retry_after: Option<u32>) {
-        let limits = &active.guards.limits;
-        let Some(breaker) = limits.config().breakers.get(self.number) else { return };
+    #[inline(never)]
+    fn report(&self, active: &Rc<Active>, ends: Outcome, retry_after: Option<u32>) {
+        let guards = &active.guards;
+        let Some(breaker) = guards.limits.config().breakers.get(self.number) else { return };
         let Ok(now) = host::monotonic() else { return };
         let retry_after = Wait::new(u64::from(retry_after.unwrap_or(0)) * 1_000_000_000);
         // Jitter: only a failure can open it, and needs a random number.
-        let random =
-            if ends == Outcome::Success { 0 } else { host::random().map_or(0, |[number, _]| number as u32) };
+        let random = if matches!(ends, Outcome::Success | Outcome::Begun) {
+            0
+        } else {
+            host::random().map_or(0, |[number, _]| number as u32)
+        };
         let report = Report { outcome: ends, slow: self.slow, retry_after, random };
-        if let Ok(Some(transition)) =
-            circuit_breaker::report(&Host, now, self.key, &breaker.settings, self.ticket, report)
-        {
-            announce(breaker, transition);
+        match circuit_breaker::report(&Host, now, self.key, &breaker.settings, self.ticket, report) {
+            Ok(Heard::Changed(transition)) => announce(guards, self.number, breaker, self.key, transition),
+            Ok(Heard::Untracked) => {
+                active.metrics.count(stats::BREAKER_UNTRACKED, &[("policy", &breaker.name)])
+            }
+            Ok(Heard::Noted) | Err(_) => {}
         }
     }
 }
 
 /// Counts and logs a change of state. Exactly one worker sees it.
-fn announce(breaker: &Breaker, transition: Transition) {
+#[inline(never)]
+fn announce(guards: &Guards, number: usize, breaker: &Breaker, key: Key, transition: Transition) {
     let name = &*breaker.name;
     let cause = match transition.cause {
         Cause::ConsecutiveFailures => "consecutive_failures",
@@ -175,30 +188,22 @@ fn announce(breaker: &Breaker, transition: Transition) {
     // A cluster's name is the configuration's; a caller is not for a label, which stays for ever, but for the log.
     let destination = subject_of(breaker, &KeyPart::Destination, "xds\0cluster_name");
     let caller = subject_of(breaker, &KeyPart::Identity, "connection\0uri_san_peer_certificate");
-    let count = |base, labels: &[(&str, &str)]| {
+    let named = |base: &str, labels: &[(&str, &str)]| {
         let mut labels = labels.to_vec();
         labels.push(("policy", name));
         labels.extend(destination.as_deref().map(|destination| ("destination", destination)));
         stats::name(base, &labels)
     };
-    let transitions = count(stats::BREAKER_TRANSITIONS, &[("result", state), ("reason", cause)]);
-    if let Ok(counter) = host::define_counter(&transitions) {
+    let labels = [("result", state), ("reason", cause)];
+    if let Ok(counter) = host::define_counter(&named(stats::BREAKER_TRANSITIONS, &labels)) {
         host::increment(counter);
     }
-    let step = |state, step| {
-        if let Ok(gauge) = host::define_gauge(&count(stats::BREAKER_STATES, &[("result", state_name(state))]))
-        {
-            host::add(gauge, step);
-        }
-    };
-    match (transition.to, transition.cause) {
-        (State::Open, Cause::ProbeFailed) | (State::Closed, _) => step(State::HalfOpen, -1),
-        (State::HalfOpen, _) => step(State::Open, -1),
-        (State::Open, _) => {}
+    if let (Ok(gauge), Ok(now)) = (host::define_gauge(&named(stats::BREAKER_CHANGED, &labels)), host::now()) {
+        host::record(gauge, now.as_secs());
     }
-    if transition.to != State::Closed {
-        step(transition.to, 1);
-    }
+    let base = guards.limits.breaker_bases().get(number).copied().unwrap_or_default();
+    let of_state = |state| named(stats::BREAKER_STATES, &[("result", state_name(state))]);
+    gauges::changed(guards.role, base, key.label(), &of_state);
     let mut line = ["circuit breaker ", name].concat();
     for (word, who) in [(" to ", &destination), (" of ", &caller)] {
         if let Some(who) = who {
@@ -216,6 +221,7 @@ fn announce(breaker: &Breaker, transition: Transition) {
 }
 
 /// What the request at hand has for a part of the breaker's key; `None` when its key has no such part.
+#[inline(never)]
 fn subject_of(breaker: &Breaker, part: &KeyPart, property: &str) -> Option<String> {
     let value = breaker.key.contains(part).then(|| host::property(property).ok().flatten())??;
     core::str::from_utf8(&value).ok().map(ToOwned::to_owned)

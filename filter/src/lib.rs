@@ -26,6 +26,7 @@ extern crate alloc;
 mod attributes;
 mod breaker;
 mod dispatch;
+mod gauges;
 mod global;
 mod host;
 mod http;

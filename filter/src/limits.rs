@@ -11,6 +11,7 @@ use core::cell::Cell;
 
 use meshward_engine::circuit_breaker::State;
 use meshward_engine::concurrency::{self, BEAT, Member, Place};
+use meshward_engine::config::Role;
 use meshward_engine::limits::config::{LimitsConfig, Stage};
 use meshward_engine::limits::headers::Header;
 use meshward_engine::limits::{Asked, Limits, RateVerdict, Seed, Subject};
@@ -36,6 +37,7 @@ static MEMBER: PerVm<Option<(Member, u64)>> = PerVm::new(None);
 pub struct Guards {
     pub limits: Limits,
     pub seed: Seed,
+    pub role: Role,
     /// The root context of this configuration.
     pub root: u32,
     needs_destination: bool,
@@ -99,11 +101,12 @@ pub struct Extra {
 
 impl Guards {
     /// Takes limits that are compiled. The words are created here, see [`shared::prepare`].
-    pub fn new(limits: Limits, root: u32) -> Self {
+    pub fn new(limits: Limits, role: Role, root: u32) -> Self {
         let config = limits.config();
         let seed = if limits.is_empty() { Ok(Seed([0, 0])) } else { shared::prepare(config) };
-        if !config.concurrency.is_empty() {
-            // Without the beat the counters would be given up while requests are in flight; `enter` beats too.
+        if !(config.concurrency.is_empty() && config.breakers.is_empty()) {
+            // Without the beat the counters would be given up while requests are in flight; `enter` beats too. And gauges
+            // tell of breakers that nobody asks any more.
             let _ = host::set_tick_period(core::time::Duration::from_nanos(BEAT));
         }
         let seed = seed.unwrap_or_else(|_| {
@@ -116,7 +119,7 @@ impl Guards {
         let replicas = Cell::new((0, config.replicas));
         let logged = Cell::default();
         let retry_at = Cell::new(0);
-        Self { limits, seed, root, needs_destination, counters, saturation, logged, replicas, retry_at }
+        Self { limits, seed, role, root, needs_destination, counters, saturation, logged, replicas, retry_at }
     }
 
     /// Reads what the limits need besides the request. Nothing when there are no limits.

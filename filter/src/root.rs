@@ -8,7 +8,7 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use meshward_engine::config::{ConfigError, LimitsConfig, PluginConfig};
+use meshward_engine::config::{ConfigError, LimitsConfig, PluginConfig, Role};
 use meshward_engine::limits::Limits;
 use meshward_engine::policy::{Draft, Policy};
 use meshward_engine::request::Protocol;
@@ -16,6 +16,7 @@ use meshward_engine::stats;
 use meshward_engine::text::decimal;
 
 use crate::dispatch::Context;
+use crate::gauges;
 use crate::host::{self, HostError, Level};
 use crate::http::Http;
 use crate::identity::Identities;
@@ -50,17 +51,20 @@ impl Root {
     pub fn on_configure(&mut self, size: usize) -> bool {
         let metrics = Metrics::default();
         match load(size) {
-            Ok((policy, protocol, limits)) => {
+            Ok((policy, protocol, role, limits)) => {
                 let revision = policy.revision();
                 host::log(Level::Info, &["configured: revision ", revision].concat());
                 metrics.count(stats::CONFIGURATIONS, &[("result", "accepted")]);
+                if protocol == Protocol::Http {
+                    gauges::configured(role, limits.breaker_bases());
+                }
                 self.active = Some(Rc::new(Active {
                     policy,
                     protocol,
                     identities: Identities::default(),
                     metrics,
                     log_limit: LogLimit::default(),
-                    guards: Guards::new(limits, self.id),
+                    guards: Guards::new(limits, role, self.id),
                 }));
                 true
             }
@@ -73,9 +77,10 @@ impl Root {
         }
     }
 
-    /// Envoy calls this every [`meshward_engine::concurrency::BEAT`] while there are concurrency limits.
+    /// Envoy calls this every [`meshward_engine::concurrency::BEAT`] while there are concurrency limits or breakers.
     pub fn on_tick(&self) {
         limits::beat();
+        gauges::tick();
     }
 
     /// A call of this configuration's has ended; who has waited for it.
@@ -117,15 +122,15 @@ impl From<ConfigError> for Refusal {
     }
 }
 
-fn load(size: usize) -> Result<(Policy, Protocol, Limits), Refusal> {
+fn load(size: usize) -> Result<(Policy, Protocol, Role, Limits), Refusal> {
     let bytes = host::plugin_configuration(size).map_err(Refusal::Unreadable)?;
     let mut config = PluginConfig::decode(&bytes)?;
     // The memory of what has been read is there for what is made of it: that of a VM never shrinks.
     drop(bytes);
-    let protocol = config.protocol;
+    let (protocol, role) = (config.protocol, config.role);
     let draft = Draft::new(&config)?;
     let limits = core::mem::replace(&mut config.limits, LimitsConfig::NONE);
     let limits = Limits::compile(limits, config.selectors.len())?;
     drop(config);
-    Ok((draft.finish(), protocol, limits))
+    Ok((draft.finish(), protocol, role, limits))
 }

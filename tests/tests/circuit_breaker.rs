@@ -296,6 +296,73 @@ fn a_probe_on_a_long_stream_is_judged_by_its_headers() {
     });
 }
 
+/// The probe of a gRPC callee may be a stream that stays for hours, whose end nobody can wait for.
+#[test]
+fn a_probe_on_a_stream_that_stays_closes_it_when_its_time_is_over() {
+    let policy = "  breakers: [{name: calls, consecutiveFailures: 2, probeTimeout: 4s, \
+                  backoff: {min: 100ms, max: 10s, jitter: 0}}]";
+    let running = start(2, "web", policy);
+    for _ in 0..2 {
+        status(&running, "api", "/do/status/500");
+    }
+    let address = std::net::SocketAddr::new(running.plan.address("web"), ports::OUTBOUND);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut probe = None;
+    until("a probe", || {
+        runtime.block_on(async {
+            let mut connection = meshward_tests::http2::Connection::open(address, "api").await.unwrap();
+            probe = connection.stream("/").await.ok().map(|stream| (connection, stream));
+        });
+        probe.is_some()
+    })
+    .unwrap();
+    assert!(is_refused(&ask(&running, "api", "/", &[])), "the probe is out, and its time is not over");
+    assert_eq!(gauge(&running, "half_open"), 1);
+    until("closed", || status(&running, "api", "/") == 200).unwrap();
+    assert_eq!(transitions(&running, &["result.closed.", "reason.probes_succeeded."]), 1);
+    let (_connection, mut stream) = probe.unwrap();
+    runtime.block_on(stream.echo(b"still there")).unwrap();
+    drop(stream);
+    assert_eq!(status(&running, "api", "/"), 200);
+    assert_eq!(transitions(&running, &[]), 3, "how the stream ends is not heard");
+    assert_eq!((gauge(&running, "open"), gauge(&running, "half_open")), (0, 0));
+}
+
+/// A configuration without the breaker, or with another key for it, and nobody who asks any more: in each case nothing
+/// happens that could take it out of the gauge.
+#[test]
+fn a_breaker_that_is_dropped_or_forgotten_while_open_is_counted_no_more() {
+    let breaker =
+        |rest: &str| format!("  breakers: [{{name: calls, consecutiveFailures: 2, {rest}, {FOR_GOOD}}}]");
+    let running = start(2, "web", &breaker("honourRetryAfter: true"));
+    let open = || {
+        for _ in 0..2 {
+            assert_eq!(status(&running, "api", "/do/status/500"), 500);
+        }
+        until("the gauge", || gauge(&running, "open") == 1).unwrap();
+    };
+    let swap = |policy: &str| {
+        let accepted = || running.counter("web", &["meshward_configurations", "accepted"]);
+        let before = accepted();
+        running.swap("web", &mesh("web", policy)).unwrap();
+        // The main thread's VM and each worker's.
+        until("the configuration", || accepted() >= before + 3).unwrap();
+    };
+    open();
+    swap(&breaker("honourRetryAfter: false"));
+    assert!(is_refused(&ask(&running, "api", "/", &[])), "the same breaker is still open");
+    assert_eq!(gauge(&running, "open"), 1);
+    swap(&breaker("key: [destination, method]"));
+    until("the old one to be gone", || gauge(&running, "open") == 0).unwrap();
+    open();
+    swap("  concurrency: [{name: out, side: outbound, limit: 5}]");
+    until("the breaker to be gone", || gauge(&running, "open") == 0).unwrap();
+    swap("  breakers: [{name: other, consecutiveFailures: 2, backoff: {min: 100ms, max: 100ms, jitter: 0}}]");
+    open();
+    until("it to be forgotten", || gauge(&running, "open") == 0).unwrap();
+    assert_eq!(transitions(&running, &["result.half_open."]), 0, "nobody has asked");
+}
+
 #[test]
 fn a_flapping_callee_is_tried_ever_more_seldom() {
     let policy =
@@ -578,4 +645,7 @@ fn ten_thousand_routes_and_callers_take_no_more_memory_than_a_few() {
     let after = memory();
     assert!(after < before + (2 << 20), "{before} bytes, then {after}");
     assert_eq!(names(), known);
+    // There is room for 2,048 that fail.
+    assert!(running.counter("web", &["meshward_breaker_untracked", "policy.default/test/calls"]) > 0);
+    assert!(gauge(&running, "open") <= 2048);
 }

@@ -4,7 +4,8 @@
 //! set number of probes pass, and nothing else. Every change of state starts a new *generation*; a request carries
 //! the generation that let it pass, and an outcome of another generation is not heard: an answer that comes when the
 //! breaker has moved on says nothing about now. A probe that is never heard of again (its stream died with its
-//! worker's VM) is given up after [`Settings::probe_timeout`].
+//! worker's VM) is given up after [`Settings::probe_timeout`]; one whose answer has begun well by then, and goes on (a
+//! long stream), has succeeded.
 //!
 //! Deliberately absent: what counts as a failure (the caller classifies), the clock and the random number (arguments).
 
@@ -69,13 +70,26 @@ impl Settings {
 pub struct Key {
     slot: Slot,
     print: u64,
+    label: u32,
 }
 
 impl Key {
     /// From a hash of all that makes this breaker another one: its policy, route, caller.
     #[must_use]
     pub fn new(hash: u64) -> Self {
-        Self { slot: Slot::of(Region::Breaker, hash >> 48), print: hash.max(1) }
+        Self { slot: Slot::of(Region::Breaker, hash >> 48), print: hash.max(1), label: 0 }
+    }
+
+    /// With what [`census`] knows it by: many breakers (of all callers, say) may have one label. 24 bits of it count.
+    #[must_use]
+    pub fn labelled(self, label: u32) -> Self {
+        Self { label: label & word::LABEL, ..self }
+    }
+
+    /// The label.
+    #[must_use]
+    pub fn label(self) -> u32 {
+        self.label
     }
 }
 
@@ -103,7 +117,7 @@ pub enum Cause {
     Elapsed,
     /// A probe failed.
     ProbeFailed,
-    /// All probes succeeded.
+    /// All probes succeeded, or have begun to for so long.
     ProbesSucceeded,
 }
 
@@ -123,9 +137,20 @@ pub struct Transition {
 pub struct Ticket {
     generation: u32,
     probe: bool,
+    begun: bool,
 }
 
 impl Ticket {
+    const fn new(generation: u32, probe: bool) -> Self {
+        Self { generation, probe, begun: false }
+    }
+
+    /// After [`Outcome::Begun`] was reported with it.
+    #[must_use]
+    pub fn begun(self) -> Self {
+        Self { begun: true, ..self }
+    }
+
     /// Whether it is a probe: its outcome decides.
     #[must_use]
     pub fn is_probe(self) -> bool {
@@ -147,6 +172,9 @@ pub enum Permit {
 pub enum Outcome {
     /// Answered as it should be.
     Success,
+    /// It has not ended: its answer has begun as it should, and goes on. Of a probe that is remembered, in case it goes on
+    /// for longer than [`Settings::probe_timeout`]; its end is to be reported with [`Ticket::begun`].
+    Begun,
     /// 5xx, a reset, a timeout, no connection, as configured.
     Failure,
     /// The callee has too much to do (429, RESOURCE_EXHAUSTED): counts in the ratio and fails a probe, and says
@@ -167,6 +195,18 @@ pub struct Report {
     pub random: u32,
 }
 
+/// What came of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It was counted, or says nothing about now.
+    Noted,
+    /// It changed the state.
+    Changed(Transition),
+    /// It is not kept: all places where it could be are taken by breakers with something to remember. A breaker that is
+    /// not kept stays closed; it must not share another's place, or one caller's failures would be another's.
+    Untracked,
+}
+
 /// Asks for one request.
 pub fn ask(
     words: &dyn SharedWords,
@@ -177,14 +217,15 @@ pub fn ask(
     update(words, key.slot, |word| {
         let Some((index, mut entry)) = word::find(word, key.print) else {
             // Never heard of: closed, and nothing is written before there is something to remember.
-            return ((Permit::Pass(Ticket { generation: 0, probe: false }), None), Write::Keep);
+            return ((Permit::Pass(Ticket::new(0, false)), None), Write::Keep);
         };
         let before = entry;
         let answer = entry.ask(now, settings);
         if entry == before {
             return (answer, Write::Keep);
         }
-        entry.quiet_at = entry.until.saturating_add(settings.longest());
+        entry.label = key.label;
+        entry.quiet_at = entry.until.max(now).saturating_add(settings.longest());
         word::put(word, index, &entry);
         (answer, Write::Replace)
     })
@@ -198,26 +239,34 @@ pub fn report(
     settings: &Settings,
     ticket: Ticket,
     report: Report,
-) -> Result<Option<Transition>, Unavailable> {
+) -> Result<Heard, Unavailable> {
     update(words, key.slot, |word| {
-        let Some((index, mut entry)) = word::find(word, key.print).or_else(|| {
-            let failing = report.outcome != Outcome::Success || report.slow;
-            word::place(word, key.print, now, failing)
-        }) else {
-            // All places of the slot are taken by breakers that have something to remember: this one is not kept.
-            // It must not share theirs, or one caller's failures would be another's.
-            return (None, Write::Keep);
+        let failing = report.slow || !matches!(report.outcome, Outcome::Success | Outcome::Begun);
+        let place = word::find(word, key.print).or_else(|| word::place(word, key.print, now, failing));
+        let Some((index, mut entry)) = place else {
+            // That somebody succeeds need not be kept.
+            return (if failing { Heard::Untracked } else { Heard::Noted }, Write::Keep);
         };
         let before = entry;
         let transition = entry.hear(now, settings, ticket, report);
         if entry == before {
-            return (None, Write::Keep);
+            return (Heard::Noted, Write::Keep);
         }
+        entry.label = key.label;
         let rest = if entry.kind == Kind::Closed { settings.window } else { settings.longest() };
         entry.quiet_at = entry.until.max(now).saturating_add(rest);
         word::put(word, index, &entry);
-        (transition, Write::Replace)
+        (transition.map_or(Heard::Noted, Heard::Changed), Write::Replace)
     })
+}
+
+/// Tells of every breaker that is not closed its label and state. One that nobody has asked for so long that its place may
+/// be another's counts as closed.
+pub fn census(words: &dyn SharedWords, now: Nanoseconds, mut tell: impl FnMut(u32, State)) {
+    for slot in Slot::all(Region::Breaker) {
+        let Some((word, _)) = words.load(slot) else { continue };
+        word::not_closed(&word, now, &mut tell);
+    }
 }
 
 /// The state now, without asking for a request: what `status` and gauges show.
@@ -235,7 +284,7 @@ pub fn state(words: &dyn SharedWords, key: Key) -> State {
 impl Entry {
     fn ask(&mut self, now: Nanoseconds, settings: &Settings) -> (Permit, Option<Transition>) {
         match self.kind {
-            Kind::Closed => (Permit::Pass(Ticket { generation: self.generation, probe: false }), None),
+            Kind::Closed => (Permit::Pass(Ticket::new(self.generation, false)), None),
             Kind::Open => {
                 // A clock that went back must not keep it open for longer than it ever stays open.
                 self.until = self.until.min(now.saturating_add(settings.longest()));
@@ -251,12 +300,16 @@ impl Entry {
                 if self.issued < settings.probes {
                     self.issued += 1;
                     self.until = now.saturating_add(settings.probe_timeout);
-                    return (Permit::Pass(Ticket { generation: self.generation, probe: true }), None);
+                    return (Permit::Pass(Ticket::new(self.generation, true)), None);
                 }
                 if now < self.until {
                     // A probe is out; it usually answers soon.
                     let wait = (self.until - now).min(1_000_000_000);
                     return (Permit::Refuse(Wait::new(wait)), None);
+                }
+                if u32::from(self.good) + u32::from(self.begun) >= u32::from(settings.probes) {
+                    let transition = self.close();
+                    return (Permit::Pass(Ticket::new(self.generation, false)), Some(transition));
                 }
                 (self.first_probe(now, settings), None)
             }
@@ -266,9 +319,15 @@ impl Entry {
     fn first_probe(&mut self, now: Nanoseconds, settings: &Settings) -> Permit {
         self.kind = Kind::HalfOpen;
         self.generation = self.generation.wrapping_add(1);
-        (self.issued, self.good) = (1, 0);
+        (self.issued, self.good, self.begun) = (1, 0, 0);
         self.until = now.saturating_add(settings.probe_timeout);
-        Permit::Pass(Ticket { generation: self.generation, probe: true })
+        Permit::Pass(Ticket::new(self.generation, true))
+    }
+
+    #[inline(never)]
+    fn close(&mut self) -> Transition {
+        *self = Self { generation: self.generation.wrapping_add(1), ..Self::new(self.print) };
+        Transition { to: State::Closed, cause: Cause::ProbesSucceeded, open_for: Wait::new(0) }
     }
 
     fn hear(
@@ -282,6 +341,10 @@ impl Entry {
             return None;
         }
         match self.kind {
+            _ if report.outcome == Outcome::Begun => {
+                self.begun = self.begun.saturating_add((self.kind == Kind::HalfOpen).into());
+                None
+            }
             Kind::Closed => {
                 let cause = self.count(now, settings, report)?;
                 Some(self.open(now, settings, report, cause))
@@ -293,12 +356,8 @@ impl Entry {
             }
             Kind::HalfOpen => {
                 self.good = self.good.saturating_add(1);
-                if self.good < settings.probes {
-                    return None;
-                }
-                *self = Entry { generation: self.generation.wrapping_add(1), ..Entry::new(self.print) };
-                let cause = Cause::ProbesSucceeded;
-                Some(Transition { to: State::Closed, cause, open_for: Wait::new(0) })
+                self.begun = self.begun.saturating_sub(ticket.begun.into());
+                (self.good >= settings.probes).then(|| self.close())
             }
             // Nothing passes in Open, so no ticket has its generation.
             Kind::Open => None,
@@ -310,7 +369,7 @@ impl Entry {
         match report.outcome {
             Outcome::Success => self.consecutive = 0,
             Outcome::Failure => self.consecutive = self.consecutive.saturating_add(1),
-            Outcome::Throttled => {}
+            Outcome::Throttled | Outcome::Begun => {}
         }
         if settings.consecutive_failures > 0 && self.consecutive >= settings.consecutive_failures {
             return Some(Cause::ConsecutiveFailures);
@@ -330,6 +389,7 @@ impl Entry {
         reached(sums.slow, settings.slow_permille).then_some(Cause::SlowRatio)
     }
 
+    #[inline(never)]
     fn open(&mut self, now: Nanoseconds, settings: &Settings, report: Report, cause: Cause) -> Transition {
         let doubled =
             settings.backoff.saturating_mul(1u64.checked_shl(self.openings.into()).unwrap_or(u64::MAX));

@@ -46,6 +46,8 @@ pub struct Limits {
     config: LimitsConfig,
     rates: Vec<Vec<Rate>>,
     overrides: Vec<Vec<Vec<Rate>>>,
+    /// Of each breaker, see [`Limits::breaker_bases`].
+    bases: Vec<u32>,
 }
 
 /// What is known of one request besides [`Request`].
@@ -141,7 +143,8 @@ impl Limits {
             check(known, "a breaker selects by rules that are not there")?;
             breaker.settings.fault().map_or(Ok(()), |fault| Err(ConfigError::Other(fault)))?;
         }
-        Ok(Self { config, rates: all_rates, overrides: all_overrides })
+        let bases = config.breakers.iter().map(base).collect();
+        Ok(Self { config, rates: all_rates, overrides: all_overrides, bases })
     }
 
     /// Whether there is nothing to ask.
@@ -353,7 +356,13 @@ impl Limits {
             })
     }
 
-    /// The breaker of a request: the first that selects it.
+    /// For each breaker a number that stays the same as long as its name and its key do.
+    #[must_use]
+    pub fn breaker_bases(&self) -> &[u32] {
+        &self.bases
+    }
+
+    /// The breaker of a request: the first that selects it. Its key is labelled by breaker and destination.
     #[must_use]
     pub fn breaker(
         &self,
@@ -364,7 +373,10 @@ impl Limits {
         let (number, breaker) = breakers
             .find(|(_, one)| subject.is_selected(one.selector) && subject.goes_to(&one.destinations))?;
         let hash = subject.hash(seed, &breaker.name, b'b', 0, &breaker.key);
-        Some((number, breaker, circuit_breaker::Key::new(hash)))
+        let base = self.bases.get(number).copied().unwrap_or_default();
+        let destination = subject.destination.filter(|_| breaker.key.contains(&KeyPart::Destination));
+        let label = mix(base, destination.unwrap_or_default());
+        Some((number, breaker, circuit_breaker::Key::new(hash).labelled(label)))
     }
 
     /// The window that was asked.
@@ -488,6 +500,28 @@ fn keyed(seed: Seed, text: &[u8]) -> u64 {
     let mut hasher = core::hash::SipHasher::new_with_keys(first, second);
     hasher.write(text);
     hasher.finish()
+}
+
+/// FNV-1a, for what needs no secrecy.
+#[inline(never)]
+fn mix(hash: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(hash, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+fn base(breaker: &Breaker) -> u32 {
+    breaker.key.iter().fold(mix(0x811c_9dc5, breaker.name.as_bytes()), |hash, part| {
+        let (kind, name): (u8, &[u8]) = match part {
+            KeyPart::Identity => (0, &[]),
+            KeyPart::ServiceAccount => (1, &[]),
+            KeyPart::Namespace => (2, &[]),
+            KeyPart::ClientAddress => (3, &[]),
+            KeyPart::Method => (4, &[]),
+            KeyPart::Template(_) => (5, &[]),
+            KeyPart::Header(name) => (6, name.as_bytes()),
+            KeyPart::Destination => (7, &[]),
+        };
+        mix(mix(hash, &[kind]), name)
+    })
 }
 
 /// Length first, so that no value can continue into the next.

@@ -34,6 +34,10 @@ pub const BREAKERS: &str = "meshward_breakers";
 /// Changes of a breaker's state. Labels: `result` (the new state), `reason`, `policy`, and `destination` where there is a
 /// breaker for each.
 pub const BREAKER_TRANSITIONS: &str = "meshward_breaker_transitions";
+/// Gauge: when a breaker last changed so, in seconds since 1970. Labels as of [`BREAKER_TRANSITIONS`].
+pub const BREAKER_CHANGED: &str = "meshward_breaker_changed_seconds";
+/// Failures that no breaker heard of, because all places for its key were taken by others that had failed. Label: `policy`.
+pub const BREAKER_UNTRACKED: &str = "meshward_breaker_untracked";
 /// Gauge: breakers in that state now; those that are in neither are closed. Labels: `result` (`open`, `half_open`),
 /// `policy`, `destination`.
 pub const BREAKER_STATES: &str = "meshward_breaker_states";

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use meshward_engine::circuit_breaker::{self, Outcome, Permit, Report, Settings, State};
+use meshward_engine::circuit_breaker::{self, Heard, Outcome, Permit, Report, Settings, State};
 use meshward_engine::concurrency::{self, Member};
 use meshward_engine::rate_limit::{Rate, Wait};
 use meshward_engine::rate_limit_table::{self, Bucket};
@@ -116,7 +116,10 @@ fn request(
     let (permit, _) = circuit_breaker::ask(host, now, key, settings).unwrap();
     let Permit::Pass(ticket) = permit else { return None };
     let report = Report { outcome, slow: false, retry_after: Wait::new(0), random: 0 };
-    circuit_breaker::report(host, now, key, settings, ticket, report).unwrap()
+    match circuit_breaker::report(host, now, key, settings, ticket, report).unwrap() {
+        Heard::Changed(transition) => Some(transition),
+        Heard::Noted | Heard::Untracked => None,
+    }
 }
 
 fn opens_once(count: usize) {
@@ -156,6 +159,36 @@ fn probes_pass(count: usize, probes: u8) {
 fn exactly_the_set_number_of_probes_pass() {
     shuttle::check_dfs(|| probes_pass(3, 1), Some(20_000));
     shuttle::check_random(|| probes_pass(4, 2), 2000);
+}
+
+/// The probe's answer goes on when the time for it is over: whoever asks then passes, and one worker sees it closed.
+fn long_probe(count: usize) {
+    let host = Host::default();
+    for _ in 0..2 {
+        request(&host, 0, &settings(1), Outcome::Failure);
+    }
+    let key = circuit_breaker::Key::new(1);
+    let (permit, _) = circuit_breaker::ask(&host, SECOND, key, &settings(1)).unwrap();
+    let Permit::Pass(probe) = permit else { unreachable!("the time has come") };
+    let begun = Report { outcome: Outcome::Begun, slow: false, retry_after: Wait::new(0), random: 0 };
+    let heard = circuit_breaker::report(&host, SECOND, key, &settings(1), probe, begun).unwrap();
+    assert_eq!(heard, Heard::Noted);
+    let asked = workers(count, &host, move |host| {
+        let (permit, transition) = circuit_breaker::ask(host, 2 * SECOND, key, &settings(1)).unwrap();
+        let passed = matches!(permit, Permit::Pass(ticket) if !ticket.is_probe());
+        (passed, transition.is_some_and(|transition| transition.to == State::Closed))
+    });
+    assert!(asked.iter().all(|(passed, _)| *passed));
+    assert_eq!(asked.iter().filter(|(_, closed)| *closed).count(), 1);
+    let failed = Report { outcome: Outcome::Failure, slow: false, retry_after: Wait::new(0), random: 0 };
+    let heard = circuit_breaker::report(&host, 3 * SECOND, key, &settings(1), probe.begun(), failed).unwrap();
+    assert_eq!(heard, Heard::Noted, "how the stream ends says nothing about now");
+}
+
+#[test]
+fn a_probe_that_has_begun_well_and_goes_on_closes_it_once() {
+    shuttle::check_dfs(|| long_probe(2), Some(20_000));
+    shuttle::check_random(|| long_probe(4), 2000);
 }
 
 /// Workers enter and leave: never more inside than the limit, nothing left behind.

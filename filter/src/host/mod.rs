@@ -22,7 +22,7 @@ pub use grpc::{become_context, go_on, grpc_call, received};
 pub use headers::{
     HeaderMap, add_response_header, list, request_header, request_headers, response_header, response_trailer,
 };
-pub use metric::{Counter, Gauge, add, define_counter, define_gauge, increment, record};
+pub use metric::{Counter, Gauge, define_counter, define_gauge, increment, record};
 pub use property::{property, set_property};
 pub use response::{LocalResponse, send_local_response};
 pub use stream::close_downstream;

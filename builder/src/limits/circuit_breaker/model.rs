@@ -100,7 +100,8 @@ pub struct BreakerSpec {
     /// Requests that are let through to try; it closes when all of them succeed. 1 when not said.
     #[serde(default)]
     pub probes: Option<Spanned<u32>>,
-    /// A probe of which nothing is heard for so long is given up, and the next one let through; 30s when not said.
+    /// A probe of which nothing is heard for so long is given up, and the next one let through; one whose answer has begun
+    /// well and still goes on (a stream) has succeeded then. 30s when not said.
     #[serde(default)]
     pub probe_timeout: Option<Spanned<String>>,
     /// What is a failure, besides no answer at all.

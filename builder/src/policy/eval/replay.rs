@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use meshward_engine::circuit_breaker::{
-    self, Cause, Key, Outcome, Permit, Report, State, Ticket, Transition,
+    self, Cause, Heard, Key, Outcome, Permit, Report, State, Ticket, Transition,
 };
 use meshward_engine::limits::config::Breaker;
 use meshward_engine::limits::{Limits, Seed, Subject, outcome};
@@ -95,7 +95,7 @@ impl Replay {
                 pending.report,
             );
             // Words in memory are never out of reach.
-            if let Ok(Some(transition)) = heard {
+            if let Ok(Heard::Changed(transition)) = heard {
                 write(out, &pending.id, breaker, pending.destination.as_deref(), time, transition)?;
             }
         }

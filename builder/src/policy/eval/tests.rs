@@ -422,7 +422,9 @@ spec:
     assert_eq!(answers[3]["headers"]["x-ratelimit-remaining"], "0");
     assert_eq!(answers[0]["undecided"], serde_json::json!(["default/books/open"]));
     assert_eq!(answers[4]["undecided"], serde_json::Value::Null);
+}
 
+#[test]
 fn breakers_go_through_their_states_as_the_outcomes_say() {
     const MESH: &str = "apiVersion: meshward.dev/v1alpha1
 kind: Mesh

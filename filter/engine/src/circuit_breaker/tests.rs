@@ -61,7 +61,26 @@ impl Trial {
     }
 
     fn hear(&self, ticket: Ticket, heard: Report) -> Option<Transition> {
+        match self.report(ticket, heard) {
+            Heard::Changed(transition) => Some(transition),
+            Heard::Noted | Heard::Untracked => None,
+        }
+    }
+
+    fn report(&self, ticket: Ticket, heard: Report) -> Heard {
         report(&self.words, self.now, self.key, &self.settings, ticket, heard).unwrap()
+    }
+
+    fn begin(&self, ticket: Ticket) -> Ticket {
+        self.report(ticket, outcome(Outcome::Begun));
+        ticket.begun()
+    }
+
+    /// Labels and states of those that are not closed.
+    fn census(&self) -> Vec<(u32, State)> {
+        let mut found = Vec::new();
+        census(&self.words, self.now, |label, state| found.push((label, state)));
+        found
     }
 
     fn request(&self, ends: Outcome) -> Option<Transition> {
@@ -183,6 +202,59 @@ fn a_lost_probe_is_given_up() {
     assert_eq!(trial.hear(second, outcome(Outcome::Success)).unwrap().to, State::Closed);
 }
 
+/// Of a long stream the end may be hours away: that it has begun well, and goes on, is enough then, and not before.
+#[test]
+fn a_probe_that_goes_on_for_longer_than_its_time_has_succeeded_if_it_began_well() {
+    let mut trial = Trial::new(Settings { probes: 2, ..settings() });
+    trial.open();
+    trial.now += SECOND;
+    let first = trial.begin(trial.pass());
+    assert!(first.is_probe());
+    let second = trial.begin(trial.pass());
+    assert_eq!(trial.wait(), SECOND, "its time is not over");
+    assert_eq!(trial.hear(first, outcome(Outcome::Success)), None, "one of two");
+    trial.now += trial.settings.probe_timeout;
+    assert!(!trial.pass().is_probe());
+    assert_eq!(trial.state(), State::Closed);
+    assert_eq!(trial.report(second, outcome(Outcome::Failure)), Heard::Noted, "of an earlier time");
+}
+
+#[test]
+fn a_probe_that_began_well_and_ended_ill_has_failed() {
+    let mut trial = Trial::new(settings());
+    trial.open();
+    trial.now += SECOND;
+    let probe = trial.begin(trial.pass());
+    assert_eq!(trial.hear(probe, outcome(Outcome::Failure)).unwrap().cause, Cause::ProbeFailed);
+    trial.now += 2 * SECOND;
+    // Of two that must succeed, one is never heard of.
+    trial.settings.probes = 2;
+    trial.begin(trial.pass());
+    trial.pass();
+    trial.now += trial.settings.probe_timeout;
+    assert!(trial.pass().is_probe(), "begun again, with both");
+}
+
+#[test]
+fn the_census_counts_what_is_not_closed_until_nobody_has_asked_for_long() {
+    let mut trial = Trial::new(Settings { consecutive_failures: 1, ..settings() });
+    trial.key = Key::new(1).labelled(7 | 0xff00_0000);
+    trial.open();
+    trial.key = Key::new(2 << 48).labelled(8);
+    trial.open();
+    trial.key = Key::new(3);
+    trial.request(Outcome::Success);
+    assert_eq!(trial.census(), [(7, State::Open), (8, State::Open)]);
+    trial.now += SECOND;
+    trial.key = Key::new(2 << 48).labelled(8);
+    let probe = trial.pass();
+    assert_eq!(trial.census(), [(7, State::Open), (8, State::HalfOpen)]);
+    trial.hear(probe, outcome(Outcome::Success));
+    assert_eq!(trial.census(), [(7, State::Open)]);
+    trial.now += trial.settings.max_backoff;
+    assert_eq!(trial.census(), [], "its place may be another's");
+}
+
 #[test]
 fn a_clock_that_goes_back_keeps_it_open_no_longer_than_it_ever_is() {
     let mut trial = Trial::new(settings());
@@ -208,6 +280,8 @@ fn callers_that_come_and_go_take_no_place_from_an_open_breaker() {
         "four places; the fifth is not kept, and shares none"
     );
     assert!(!open(&keys[4]));
+    assert_eq!(trial.report(trial.pass(), outcome(Outcome::Failure)), Heard::Untracked, "and it is said");
+    assert_eq!(trial.report(trial.pass(), outcome(Outcome::Success)), Heard::Noted);
     trial.now += 100 * SECOND;
     trial.request(Outcome::Failure);
     assert_eq!(trial.state(), State::Open, "the others were forgotten");
@@ -240,6 +314,7 @@ fn who_fails_has_a_place_before_who_does_not() {
 #[derive(Clone, Debug)]
 enum Event {
     Ask,
+    Begin(usize),
     Hear(usize, Outcome),
     Lose(usize),
     Pass(u64),
@@ -252,6 +327,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         4 => Just(Event::Ask),
         4 => (any::<usize>(), ends).prop_map(|(which, ends)| Event::Hear(which, ends)),
+        1 => any::<usize>().prop_map(Event::Begin),
         1 => any::<usize>().prop_map(Event::Lose),
         1 => (0..3 * SECOND).prop_map(Event::Pass),
     ];
@@ -269,6 +345,8 @@ proptest! {
         let mut out: Vec<Ticket> = Vec::new();
         // Probes of this HalfOpen: when they passed.
         let mut probing: Vec<u64> = Vec::new();
+        // Their generation, those that succeeded, and those that have begun well and go on or were lost.
+        let (mut current, mut good, mut begun) = (0, 0, 0);
         let (mut open_until, mut row, mut expected) = (None::<u64>, BTreeMap::<u32, u32>::new(), State::Closed);
         for event in events {
             match event {
@@ -278,9 +356,25 @@ proptest! {
                         out.swap_remove(which % out.len());
                     }
                 }
+                Event::Begin(which) => {
+                    if out.is_empty() {
+                        continue;
+                    }
+                    let at = which % out.len();
+                    if out[at].is_probe() && !out[at].begun {
+                        let of_it = expected == State::HalfOpen && out[at].generation == current;
+                        begun += u8::from(of_it);
+                        out[at] = trial.begin(out[at]);
+                    }
+                }
                 Event::Ask => match trial.ask() {
                     Permit::Pass(ticket) => {
                         out.push(ticket);
+                        let waited = probing.last().is_some_and(|last| trial.now >= last + trial.settings.probe_timeout);
+                        if expected == State::HalfOpen && probing.len() == usize::from(probes) && good + begun >= probes {
+                            prop_assert!(waited && !ticket.is_probe(), "the probes go on, and are taken for good");
+                            expected = State::Closed;
+                        }
                         if expected == State::Open {
                             prop_assert!(open_until.is_some_and(|until| trial.now >= until), "passed while open");
                             expected = State::HalfOpen;
@@ -292,6 +386,9 @@ proptest! {
                                 let last = probing.last().copied().unwrap_or(0);
                                 prop_assert!(trial.now >= last + trial.settings.probe_timeout, "one probe too many");
                                 probing.clear();
+                            }
+                            if probing.is_empty() {
+                                (current, good, begun) = (ticket.generation, 0, 0);
                             }
                             probing.push(trial.now);
                         }
@@ -308,13 +405,18 @@ proptest! {
                     }
                     let ticket = out.swap_remove(which % out.len());
                     let transition = trial.hear(ticket, outcome(ends));
+                    if expected == State::HalfOpen && ticket.generation == current && ends == Outcome::Success {
+                        good += 1;
+                        begun -= u8::from(ticket.begun);
+                        prop_assert_eq!(transition.is_some(), good == probes);
+                    }
                     if expected == State::Closed {
                         let row = row.entry(ticket.generation).or_default();
                         let current = state(&trial.words, trial.key) == State::Closed;
                         match ends {
                             Outcome::Failure => *row += 1,
                             Outcome::Success => *row = 0,
-                            Outcome::Throttled => {}
+                            Outcome::Throttled | Outcome::Begun => {}
                         }
                         prop_assert_eq!(current, transition.is_none());
                         if transition.is_some() {

@@ -4,6 +4,7 @@
 
 use alloc::vec::Vec;
 
+use super::State;
 use crate::rate_limit::Nanoseconds;
 use crate::shared_words::bytes;
 
@@ -11,6 +12,8 @@ use crate::shared_words::bytes;
 const PLACES: usize = 4;
 /// Parts of a window.
 pub const BUCKETS: usize = 10;
+/// The bits of a label that are kept.
+pub const LABEL: u32 = 0xff_ffff;
 /// Bytes of one breaker: the head, then three counts for each part of the window.
 const ENTRY_BYTES: usize = 48 + 12 * BUCKETS;
 
@@ -36,9 +39,12 @@ pub struct Entry {
     pub kind: Kind,
     /// Times that it opened since it was last closed.
     pub openings: u8,
-    /// Probes that were let pass, and those that succeeded.
+    /// Probes that were let pass, those that succeeded, and those whose answer has begun well and goes on.
     pub issued: u8,
     pub good: u8,
+    pub begun: u8,
+    /// What it is counted under, at most [`LABEL`].
+    pub label: u32,
     pub window: Window,
 }
 
@@ -55,6 +61,8 @@ impl Entry {
             openings: 0,
             issued: 0,
             good: 0,
+            begun: 0,
+            label: 0,
             window: Window { newest: 0, counts: [[0; 3]; BUCKETS] },
         }
     }
@@ -114,13 +122,27 @@ impl Window {
 }
 
 /// The breaker with that print, and its place.
+#[inline(never)]
 pub fn find(word: &[u8], print: u64) -> Option<(usize, Entry)> {
     let index = (0..PLACES).find(|index| bytes::u64_at(word, index * ENTRY_BYTES) == print)?;
     Some((index, read(word, index)))
 }
 
+/// Label and state of each breaker that is not closed, and not so quiet that somebody else may have its place.
+pub fn not_closed(word: &[u8], now: Nanoseconds, tell: &mut impl FnMut(u32, State)) {
+    for at in (0..word.len()).step_by(ENTRY_BYTES).filter(|at| now < bytes::u64_at(word, at + 16)) {
+        let label = bytes::u32_at(word, at + 44) & LABEL;
+        match bytes::u32_at(word, at + 40) & 0xff {
+            1 => tell(label, State::Open),
+            2 => tell(label, State::HalfOpen),
+            _ => {}
+        }
+    }
+}
+
 /// A place for a new breaker: one that nobody has, or whose breaker has nothing to remember. One with something bad to
 /// remember (`failing`) may also have the place of one that knows of nothing but successes.
+#[inline(never)]
 pub fn place(word: &[u8], print: u64, now: Nanoseconds, failing: bool) -> Option<(usize, Entry)> {
     let free = |index: &usize| {
         let at = index * ENTRY_BYTES;
@@ -131,9 +153,11 @@ pub fn place(word: &[u8], print: u64, now: Nanoseconds, failing: bool) -> Option
     Some((index, Entry::new(print)))
 }
 
+#[inline(never)]
 fn read(word: &[u8], index: usize) -> Entry {
     let at = index * ENTRY_BYTES;
     let [kind, openings, issued, good] = bytes::u32_at(word, at + 40).to_le_bytes();
+    let rest = bytes::u32_at(word, at + 44);
     let count = |part: usize, which: usize| bytes::u32_at(word, at + 48 + 12 * part + 4 * which);
     Entry {
         print: bytes::u64_at(word, at),
@@ -149,6 +173,8 @@ fn read(word: &[u8], index: usize) -> Entry {
         openings,
         issued,
         good,
+        begun: (rest >> 24) as u8,
+        label: rest & LABEL,
         window: Window {
             newest: bytes::u64_at(word, at + 24),
             counts: core::array::from_fn(|part| core::array::from_fn(|which| count(part, which))),
@@ -157,6 +183,7 @@ fn read(word: &[u8], index: usize) -> Entry {
 }
 
 /// Writes a breaker to its place.
+#[inline(never)]
 pub fn put(word: &mut Vec<u8>, index: usize, entry: &Entry) {
     word.resize(PLACES * ENTRY_BYTES, 0);
     let at = index * ENTRY_BYTES;
@@ -172,6 +199,7 @@ pub fn put(word: &mut Vec<u8>, index: usize, entry: &Entry) {
     bytes::put(word, at + 32, &entry.generation.to_le_bytes());
     bytes::put(word, at + 36, &entry.consecutive.to_le_bytes());
     bytes::put(word, at + 40, &[kind, entry.openings, entry.issued, entry.good]);
+    bytes::put(word, at + 44, &(u32::from(entry.begun) << 24 | entry.label).to_le_bytes());
     for (number, count) in entry.window.counts.iter().flatten().enumerate() {
         bytes::put(word, at + 48 + 4 * number, &count.to_le_bytes());
     }
@@ -186,7 +214,7 @@ mod tests {
         let mut entry = Entry::new(7);
         entry.kind = Kind::HalfOpen;
         (entry.until, entry.quiet_at, entry.generation, entry.consecutive) = (1, 2, 3, 4);
-        (entry.openings, entry.issued, entry.good) = (5, 6, 7);
+        (entry.openings, entry.issued, entry.good, entry.begun, entry.label) = (5, 6, 7, 8, LABEL);
         entry.window.count(123_456, 1000, true, true);
         let mut word = Vec::new();
         put(&mut word, 3, &entry);
