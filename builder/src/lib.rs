@@ -22,6 +22,7 @@ pub mod patch;
 pub mod pki;
 pub mod policy;
 pub mod schema;
+pub mod status;
 pub mod validate;
 pub mod wasm;
 pub mod yaml;

@@ -1,6 +1,7 @@
 //! A Kubernetes API to test with: [`fake`] always, [`real`] where it is asked for. Scenarios are written once, for both.
 
 pub mod fake;
+pub mod pods;
 pub mod real;
 
 use std::path::{Path, PathBuf};

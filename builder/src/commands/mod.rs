@@ -18,6 +18,7 @@ mod patch;
 mod policy;
 mod render;
 mod schema;
+mod status;
 mod uninject;
 mod unpatch;
 mod up;
@@ -53,6 +54,8 @@ pub enum Command {
     Up(up::Args),
     /// Print the JSON Schema of mesh files
     Schema(schema::Args),
+    /// Show breakers, limits, configurations and certificates of sidecars that run
+    Status(status::Args),
     /// Check everything that `render` writes: with a real Envoy, kustomize, the Kubernetes schemas
     Validate(validate::Args),
 }
@@ -74,6 +77,7 @@ impl Command {
             Self::Render(args) => render::run(&args, console),
             Self::Up(args) => up::run(&args, console),
             Self::Schema(args) => schema::run(&args, console),
+            Self::Status(args) => status::run(&args, console),
             Self::Validate(args) => validate::run(&args, console),
         }
     }

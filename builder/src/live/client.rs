@@ -3,16 +3,20 @@
 //! A request after the other: what is done here waits for people, not for throughput. kubeconfig, contexts, client
 //! certificates, tokens, login plugins and the service account of a pod are the library's.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Request;
+use kube::api::ObjectMeta;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::MANAGER;
 use super::error::ApiError;
 use super::kind::Kind;
 use crate::diagnostic::Diagnostic;
+use crate::local::client::{self as http1, Response};
 
 /// How long a server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,6 +124,46 @@ impl Cluster {
         }
     }
 
+    /// One request to a port in a pod, which may listen on the pod's loopback alone.
+    ///
+    /// # Errors
+    /// The port-forward is refused, or nobody answers; in words.
+    pub fn exchange(
+        &self,
+        namespace: &str,
+        pod: &str,
+        port: u16,
+        request: &http1::Request<'_>,
+    ) -> Result<Response, String> {
+        let exchange = async {
+            let pods = kube::Api::<Pod>::namespaced(self.client.clone(), namespace);
+            let mut forwarder =
+                pods.portforward(pod, &[port]).await.map_err(|error| ApiError::from(error).words())?;
+            let failed = |error: std::io::Error| error.to_string();
+            let mut stream = forwarder.take_stream(port).ok_or("no stream for the port")?;
+            stream.write_all(&http1::encode(request)).await.map_err(failed)?;
+            let mut bytes = Vec::new();
+            // The end of the answer, or, if the other side leaves the connection open, the last chunk of it.
+            while stream.read_buf(&mut bytes).await.map_err(failed)? > 0 && !bytes.ends_with(b"\r\n0\r\n\r\n")
+            {
+            }
+            drop(stream);
+            if let Some(answer) = http1::parse(&bytes) {
+                return Ok(answer);
+            }
+            let said = match forwarder.take_error(port) {
+                Some(error) => tokio::time::timeout(Duration::from_secs(1), error).await.ok().flatten(),
+                None => None,
+            };
+            Err(said.unwrap_or_else(|| format!("nobody answers at port {port} of the pod")))
+        };
+        self.runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, exchange)
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer from port {port} of the pod within {PATIENCE:?}")))
+        })
+    }
+
     /// A server-side apply: the object as it is then.
     ///
     /// # Errors
@@ -148,6 +192,43 @@ impl Cluster {
         self.ask(request.body(serde_json::to_vec(body).unwrap_or_default()))
     }
 }
+
+/// A pod, as far as a port-forward needs it.
+#[derive(Clone, Debug, serde::Deserialize)]
+struct Pod {
+    metadata: ObjectMeta,
+}
+
+impl kube::Resource for Pod {
+    type DynamicType = ();
+    type Scope = kube::core::NamespaceResourceScope;
+
+    fn kind(_: &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group(_: &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version(_: &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural(_: &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl kube::api::Portforward for Pod {}
 
 async fn configuration(target: &Target) -> Result<(kube::Config, String), String> {
     use kube::config::{KubeConfigOptions, Kubeconfig};

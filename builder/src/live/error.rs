@@ -46,6 +46,17 @@ impl ApiError {
         }
     }
 
+    /// In words, for where the object is named already.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Forbidden(said) | Self::Invalid(said) | Self::NoAnswer(said) | Self::Other(said) => {
+                said.clone()
+            }
+            Self::NotFound => "it is not there".to_owned(),
+            Self::Owned(_) | Self::Stale => "it was changed meanwhile".to_owned(),
+        }
+    }
+
     /// As a message about one object. `verbs`: what was tried.
     pub fn diagnostic(&self, kind: &Kind, namespace: Option<&str>, name: &str, verbs: &[&str]) -> Diagnostic {
         let object = label(kind, namespace, name);

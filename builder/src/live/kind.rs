@@ -22,6 +22,7 @@ pub const STATEFUL_SET: Kind =
 pub const DAEMON_SET: Kind = Kind { name: "DaemonSet", plural: "daemonsets", group: "apps", short: "ds" };
 pub const CRON_JOB: Kind = Kind { name: "CronJob", plural: "cronjobs", group: "batch", short: "cj" };
 
+pub const POD: Kind = Kind { name: "Pod", plural: "pods", group: "", short: "po" };
 pub const SERVICE: Kind = Kind { name: "Service", plural: "services", group: "", short: "svc" };
 
 /// Kinds whose pods are replaced when their template changes.

@@ -211,11 +211,8 @@ impl Response {
     }
 }
 
-/// Sends the request and reads the answer to its end.
-///
-/// # Errors
-/// The connection breaks, or what comes is no HTTP.
-pub fn exchange(stream: &mut (impl Read + Write), request: &Request<'_>) -> io::Result<Response> {
+/// The request as it is sent, with its body.
+pub fn encode(request: &Request<'_>) -> Vec<u8> {
     let mut text = format!(
         "{} {} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n",
         request.method, request.path, request.host
@@ -227,8 +224,15 @@ pub fn exchange(stream: &mut (impl Read + Write), request: &Request<'_>) -> io::
         text.push_str(&format!("content-length: {}\r\n", request.body.len()));
     }
     text.push_str("\r\n");
-    stream.write_all(text.as_bytes())?;
-    stream.write_all(request.body)?;
+    [text.as_bytes(), request.body].concat()
+}
+
+/// Sends the request and reads the answer to its end.
+///
+/// # Errors
+/// The connection breaks, or what comes is no HTTP.
+pub fn exchange(stream: &mut (impl Read + Write), request: &Request<'_>) -> io::Result<Response> {
+    stream.write_all(&encode(request))?;
     stream.flush()?;
     let mut bytes = Vec::new();
     let end = stream.read_to_end(&mut bytes);
@@ -242,7 +246,8 @@ pub fn exchange(stream: &mut (impl Read + Write), request: &Request<'_>) -> io::
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Response> {
+/// A whole answer; none when something is missing.
+pub fn parse(bytes: &[u8]) -> Option<Response> {
     let mut headers = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(length) = head.parse(bytes).ok()? else { return None };

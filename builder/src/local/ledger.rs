@@ -59,11 +59,15 @@ impl Ledger {
     }
 }
 
-/// Those of an earlier run that are still there. A file that cannot be read names nobody.
-pub fn left_behind(file: &Path) -> Vec<Entry> {
+/// What was started. A file that cannot be read names nobody.
+pub fn entries(file: &Path) -> Vec<Entry> {
     let text = fs::read_to_string(file).unwrap_or_default();
-    let entries: Vec<Entry> = serde_json::from_str(&text).unwrap_or_default();
-    entries.into_iter().filter(Entry::alive).collect()
+    serde_json::from_str(&text).unwrap_or_default()
+}
+
+/// Those of an earlier run that are still there.
+pub fn left_behind(file: &Path) -> Vec<Entry> {
+    entries(file).into_iter().filter(Entry::alive).collect()
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc_pid_stat(5)). The name in field 2 may hold spaces and brackets.

@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value, json};
 
-use super::{ADMIN, Api, path, resource, write_kubeconfig};
+use super::{ADMIN, Api, path, pods, resource, write_kubeconfig};
 
 /// `f:name` for a field, `k:{"name":"x"}` for an item of a list.
 type Path = Vec<String>;
@@ -35,6 +35,7 @@ struct State {
     /// By the path of the API, with the name.
     objects: BTreeMap<String, Object>,
     version: u64,
+    pods: pods::Pods,
     /// Namespace, resource, verb.
     allowed: BTreeSet<(String, String, String)>,
 }
@@ -82,6 +83,11 @@ impl FakeApi {
             }
         });
         Ok(api)
+    }
+
+    /// A pod, as it is listed, and where a port-forward to it leads.
+    pub fn pod(&self, namespace: &str, name: &str, object: Value, to: SocketAddr) {
+        lock(&self.state).pods.insert((namespace.to_owned(), name.to_owned()), (object, to));
     }
 
     /// How many writes were carried out.
@@ -139,6 +145,21 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
+    /// The answer to who has not all of these rights.
+    fn refusal(&self, head: &str, namespace: &str, resource: &str, verbs: &[&str]) -> Option<(u16, Value)> {
+        let user = header(head, "authorization").and_then(|text| text.strip_prefix("Bearer token-of-"));
+        let user = user.unwrap_or("nobody");
+        let allowed = |verb: &&&str| {
+            let right = (namespace.to_owned(), resource.to_owned(), (**verb).to_owned());
+            user == ADMIN || self.allowed.contains(&right)
+        };
+        let verb = verbs.iter().find(|verb| !allowed(verb))?;
+        let message = format!(
+            "{resource} is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in the namespace \"{namespace}\""
+        );
+        Some(status(403, "Forbidden", &message, &json!({})))
+    }
+
     /// A write without apply: what it changes belongs to its manager alone.
     fn update(&mut self, path: &str, kind: &str, manager: &str, body: &Value) {
         let mut wanted = BTreeMap::new();
@@ -416,7 +437,22 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, gone: &dyn Fn() -> bool, w
         if gone() {
             return;
         }
-        let (code, answer) = answer(&mut lock(state), &head, &body, writes);
+        let (code, answer) = match pods::wanted(&head) {
+            None => answer(&mut lock(state), &head, &body, writes),
+            Some((namespace, pod)) => {
+                let to = lock(state).pods.get(&(namespace.clone(), pod)).map(|(_, to)| *to);
+                let refused = lock(state).refusal(&head, &namespace, "pods/portforward", &["create"]);
+                match (refused, to) {
+                    (Some(refused), _) => refused,
+                    (None, None) => status(404, "NotFound", "it is not there", &json!({})),
+                    (None, Some(to)) => {
+                        // It is over when one side has gone.
+                        let _ = pods::forward(stream, &head, to);
+                        return;
+                    }
+                }
+            }
+        };
         let text = answer.to_string();
         let head = format!(
             "HTTP/1.1 {code} Said\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
@@ -445,7 +481,7 @@ fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<
     }
 }
 
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines()
         .filter_map(|line| line.split_once(':'))
         .find(|(key, _)| key.eq_ignore_ascii_case(name))
@@ -466,9 +502,6 @@ fn answer(state: &mut State, head: &str, body: &[u8], writes: &AtomicUsize) -> (
         Some([resource]) => ("", *resource, None),
         _ => return status(404, "NotFound", "no such path", &json!({})),
     };
-    let user = header(head, "authorization")
-        .and_then(|text| text.strip_prefix("Bearer token-of-"))
-        .unwrap_or("nobody");
     let exists = state.objects.contains_key(path);
     let verbs: &[&str] = match (*method, name, exists) {
         ("GET", None, _) => &["list"],
@@ -477,15 +510,8 @@ fn answer(state: &mut State, head: &str, body: &[u8], writes: &AtomicUsize) -> (
         ("PATCH", _, false) => &["patch", "create"],
         _ => &["none"],
     };
-    for verb in verbs {
-        let right = (namespace.to_owned(), resource.to_owned(), (*verb).to_owned());
-        if user != ADMIN && !state.allowed.contains(&right) {
-            let message = format!(
-                "{resource} \"{}\" is forbidden: User \"{user}\" cannot {verb} resource \"{resource}\" in the namespace \"{namespace}\"",
-                name.unwrap_or_default()
-            );
-            return status(403, "Forbidden", &message, &json!({}));
-        }
+    if let Some(refused) = state.refusal(head, namespace, resource, verbs) {
+        return refused;
     }
     match (*method, name) {
         ("GET", Some(_)) => match state.objects.get(path) {
@@ -498,11 +524,14 @@ fn answer(state: &mut State, head: &str, body: &[u8], writes: &AtomicUsize) -> (
                     folder == path || (namespace.is_empty() && folder.ends_with(&format!("/{resource}")))
                 })
             };
+            let pods = state.pods.iter().filter(|((of, _), _)| resource == "pods" && of == namespace);
+            let pods = pods.map(|(_, (pod, _))| pod.clone());
             let items: Vec<Value> = state
                 .objects
                 .iter()
                 .filter(|(at, _)| wanted(at))
                 .map(|(at, object)| object.json(at))
+                .chain(pods)
                 .collect();
             (200, json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items}))
         }
