@@ -8,7 +8,7 @@
 //! budget, for the hundred lines below.
 #![allow(unsafe_code, reason = "an export's name is unsafe: two of one name would be undefined")]
 
-use hashbrown::HashTable;
+use alloc::vec::Vec;
 
 use crate::http::{self, Http};
 use crate::root::Root;
@@ -31,31 +31,42 @@ pub enum Context {
     Tcp(Tcp),
 }
 
-/// The contexts of this VM, by their ids.
-struct Contexts(HashTable<(u32, Context)>);
+/// Lists that the contexts are spread over. Ids count up, so their last bits spread them evenly: with a thousand requests in
+/// flight a list has four.
+const LISTS: usize = 256;
 
-static CONTEXTS: PerVm<Contexts> = PerVm::new(Contexts(HashTable::new()));
+/// The contexts of this VM, by their ids. No lists at all before the first.
+struct Contexts(Vec<Vec<(u32, Context)>>);
+
+static CONTEXTS: PerVm<Contexts> = PerVm::new(Contexts(Vec::new()));
 
 impl Contexts {
+    fn list(&mut self, id: u32) -> Option<&mut Vec<(u32, Context)>> {
+        self.0.get_mut(id as usize % LISTS)
+    }
+
+    #[inline(never)]
     fn insert(&mut self, id: u32, context: Context) {
+        self.0.resize_with(LISTS, Vec::new);
         self.remove(id);
-        self.0.insert_unique(hash(id), (id, context), |(id, _)| hash(*id));
-    }
-
-    fn get(&mut self, id: u32) -> Option<&mut Context> {
-        self.0.find_mut(hash(id), |(known, _)| *known == id).map(|(_, context)| context)
-    }
-
-    fn remove(&mut self, id: u32) {
-        if let Ok(entry) = self.0.find_entry(hash(id), |(known, _)| *known == id) {
-            entry.remove();
+        if let Some(list) = self.list(id) {
+            list.push((id, context));
         }
     }
-}
 
-/// Ids count up, so this spreads them well.
-fn hash(id: u32) -> u64 {
-    u64::from(id).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    #[inline(never)]
+    fn get(&mut self, id: u32) -> Option<&mut Context> {
+        self.list(id)?.iter_mut().find(|(known, _)| *known == id).map(|(_, context)| context)
+    }
+
+    #[inline(never)]
+    fn remove(&mut self, id: u32) {
+        if let Some(list) = self.list(id)
+            && let Some(at) = list.iter().position(|(known, _)| *known == id)
+        {
+            list.swap_remove(at);
+        }
+    }
 }
 
 /// Runs a callback. Envoy never calls the VM while the VM calls it, except for memory; if it did, `otherwise`.

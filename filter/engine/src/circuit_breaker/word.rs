@@ -158,7 +158,10 @@ fn read(word: &[u8], index: usize) -> Entry {
     let at = index * ENTRY_BYTES;
     let [kind, openings, issued, good] = bytes::u32_at(word, at + 40).to_le_bytes();
     let rest = bytes::u32_at(word, at + 44);
-    let count = |part: usize, which: usize| bytes::u32_at(word, at + 48 + 12 * part + 4 * which);
+    let mut counts = [[0; 3]; BUCKETS];
+    for (number, count) in counts.iter_mut().flatten().enumerate() {
+        *count = bytes::u32_at(word, at + 48 + 4 * number);
+    }
     Entry {
         print: bytes::u64_at(word, at),
         until: bytes::u64_at(word, at + 8),
@@ -175,10 +178,7 @@ fn read(word: &[u8], index: usize) -> Entry {
         good,
         begun: (rest >> 24) as u8,
         label: rest & LABEL,
-        window: Window {
-            newest: bytes::u64_at(word, at + 24),
-            counts: core::array::from_fn(|part| core::array::from_fn(|which| count(part, which))),
-        },
+        window: Window { newest: bytes::u64_at(word, at + 24), counts },
     }
 }
 
