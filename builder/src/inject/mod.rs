@@ -9,4 +9,4 @@ pub mod sidecar;
 pub mod workload;
 
 pub use apply::{inject, uninject};
-pub use sidecar::{Options, redirects};
+pub use sidecar::{Options, Redirect, redirects};

@@ -1,18 +1,26 @@
 //! What always holds of `inject` and `uninject`, whatever text they get: for the property tests here and the fuzz target
 //! in `builder/fuzz`.
 
-use meshward_builder::inject::{Options, inject, uninject};
+use std::collections::BTreeMap;
+
+use meshward_builder::inject::{Options, Redirect, inject, uninject};
 use meshward_builder::kube::Filter;
 use serde_yaml::Value;
 
 /// Whether the text got a sidecar, and rightly; or what does not hold.
 pub fn hold(text: &str) -> Result<bool, String> {
     let mut any = false;
-    for native in [false, true] {
+    for (native, redirected) in [(false, false), (true, false), (false, true), (true, true)] {
+        let redirect =
+            Redirect { container: serde_json::json!({"name": "meshward-redirect"}), open: vec![15021] };
+        let redirects =
+            if redirected { BTreeMap::from([("web".to_owned(), redirect)]) } else { BTreeMap::new() };
         let options = Options {
             image: "envoyproxy/envoy:x".into(),
             filter: Filter { sha256: "0123456789ab".into(), ..Filter::default() },
             native,
+            service: redirected.then(|| "web".to_owned()),
+            redirects,
             ..Options::default()
         };
         any |= one(text, &options)?;
@@ -82,7 +90,7 @@ fn strip(value: &mut Value) {
             }
         }
         Value::Sequence(items) => {
-            let names = ["envoy-config", "mtls-cert", "meshward-filter"];
+            let names = ["envoy-config", "mtls-cert", "meshward-filter", "meshward-redirect"];
             let ours = |item: &Value| {
                 let name = item.get("name").and_then(Value::as_str).unwrap_or_default();
                 names.contains(&name)
