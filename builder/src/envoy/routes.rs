@@ -172,7 +172,7 @@ pub fn health(service: &Service) -> RouteConfiguration {
         exact(READY_PATH.to_owned(), admin("/ready")),
         exact(METRICS_PATH.to_owned(), admin("/stats/prometheus")),
     ];
-    for (name, probe) in service.container.iter().flat_map(|container| container.probes.named()) {
+    for (name, probe) in service.probes.named() {
         if let Some(path) = &probe.path {
             let action = RouteAction { prefix_rewrite: Some(path.clone()), ..to(cluster::APPLICATION) };
             routes.push(exact(probe_path(name), action));

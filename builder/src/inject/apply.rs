@@ -186,7 +186,7 @@ fn unfit(tree: &Tree, workload: &Workload, options: &Options, service: &str) -> 
     let message = format!(
         "the {kind} of container `{container}` comes over the network, without a certificate, to a port that is intercepted"
     );
-    let help = "make it an `exec` probe, or give it a port of its own and exclude that (`interception.exclude.inboundPorts`)";
+    let help = "name its path in mesh.yaml (`services[].probes`), and probe port 15021 at `/healthz/readiness` (`liveness`, `startup`)";
     Some(Finding::error("captured-probe", message, place).help(help))
 }
 

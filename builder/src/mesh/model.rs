@@ -243,6 +243,10 @@ pub struct ServiceSpec {
     /// `meshward inject`.
     #[serde(default)]
     pub container: Option<Spanned<ContainerSpec>>,
+    /// HTTP health checks of an application whose pods are yours (`meshward inject`): each path is on the sidecar's port 15021,
+    /// as `/healthz/readiness`, `/healthz/liveness` and `/healthz/startup`, for probes that have no certificate.
+    #[serde(default)]
+    pub probes: Option<Spanned<ProbesSpec>>,
     /// How `meshward up` starts the application here, without Kubernetes.
     #[serde(default)]
     pub local: Option<LocalSpec>,

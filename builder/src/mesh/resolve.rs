@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::document::{Document, Spanned};
-use super::model::{CertificateProvider, ContainerSpec, DefaultAction, Mesh, Outside, PathParams, Protocol};
+use super::model::{
+    CertificateProvider, ContainerSpec, DefaultAction, Mesh, Outside, PathParams, ProbesSpec, Protocol,
+};
 use crate::diagnostic::Diagnostic;
 use crate::limits::Limits;
 use crate::native;
@@ -154,6 +156,8 @@ pub struct Service {
     /// A file that says another number while the sidecar runs; absolute.
     pub replicas_file: Option<String>,
     pub container: Option<ContainerSpec>,
+    /// The container's, or those of a pod that is not ours; a path or a command each.
+    pub probes: ProbesSpec,
     pub local: Option<Local>,
     /// The place of the name in the mesh's document.
     pub name_span: Spanned<()>,

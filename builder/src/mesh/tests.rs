@@ -286,3 +286,23 @@ fn what_interception_would_get_wrong_is_refused() {
     assert_eq!(mesh.interception.unwrap().outbound_cidrs, ["10.0.0.1", "10.0.0.0/8"]);
     assert!(load(&text.replace("outside: refuse, ", "")).is_err(), "a choice has no default");
 }
+
+#[test]
+fn probes_of_a_pod_that_is_not_ours_are_paths() {
+    let text = |more: &str| {
+        format!("{HEAD}spec:\n  trustDomain: t.example\n  services:\n  - {{name: a, port: 80, {more}}}\n")
+    };
+    let mesh = load(&text("probes: {readiness: {path: /ready}}")).unwrap();
+    assert_eq!(mesh.services[0].probes.named().map(|(name, _)| name).collect::<Vec<_>>(), ["readiness"]);
+    let of_a_container = load(&text("container: {image: i, probes: {liveness: {path: /live}}}")).unwrap();
+    assert_eq!(of_a_container.services[0].probes.named().count(), 1);
+    for wrong in [
+        "probes: {readiness: {exec: [a]}}",
+        "probes: {readiness: {path: ready}}",
+        "probes: {readiness: {path: /ready}}, container: {image: i}",
+        "protocol: tcp, probes: {readiness: {path: /ready}}",
+    ] {
+        let mistakes = load(&text(wrong)).unwrap_err();
+        assert!(mistakes[0].contains("invalid-p"), "{wrong}: {mistakes:?}");
+    }
+}

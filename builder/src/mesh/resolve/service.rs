@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::document::{Node, Spanned};
 use super::super::model::{
-    CallSpec, ContainerSpec, EdgeRouteSpec, EdgeSpec, ProbeSpec, Protocol, ServiceSpec,
+    CallSpec, ContainerSpec, EdgeRouteSpec, EdgeSpec, ProbeSpec, ProbesSpec, Protocol, ServiceSpec,
 };
 use super::check::Check;
 use super::{Call, Edge, EdgeRoute, Local, Service, ports};
@@ -123,6 +123,7 @@ fn one(check: &mut Check<'_>, namespace: &str, names: &Names, spec: ServiceSpec)
     if let Some(container) = &spec.container {
         self::container(check, container, protocol);
     }
+    let probes = probes(check, &spec, protocol);
     let local = spec.local.map(|local| {
         if local.command.first().is_none_or(String::is_empty) {
             let message = format!("the local command of `{}` is empty", spec.name.value);
@@ -155,6 +156,7 @@ fn one(check: &mut Check<'_>, namespace: &str, names: &Names, spec: ServiceSpec)
         replicas: spec.replicas.map_or(1, |replicas| replicas.value),
         replicas_file: spec.replicas_file.map(|file| file.value),
         container: spec.container.map(|container| container.value),
+        probes,
         local,
         name_span: Spanned::new((), spec.name.span),
         name,
@@ -173,6 +175,25 @@ fn replicas_file(check: &mut Check<'_>, file: &Spanned<String>) {
             .to_owned();
         check.error(&file.span, "invalid-path", message, help);
     }
+}
+
+/// The container's probes, or those of a pod that somebody else writes.
+fn probes(check: &mut Check<'_>, spec: &ServiceSpec, protocol: Protocol) -> ProbesSpec {
+    let Some(own) = &spec.probes else {
+        return spec.container.as_ref().map(|container| container.value.probes.clone()).unwrap_or_default();
+    };
+    if spec.container.is_some() || spec.edge.is_some() {
+        let help = "a container's probes are `container.probes`; an edge has the sidecar's".to_owned();
+        check.error(&own.span, "invalid-probe", "these are the probes of pods that are yours", help);
+    }
+    for probe in [&own.readiness, &own.liveness, &own.startup].into_iter().flatten() {
+        self::probe(check, probe, protocol);
+        if probe.exec.is_some() {
+            let help = "leave it out: a command runs in the pod, and meets no sidecar".to_owned();
+            check.error(&probe.span, "invalid-probe", "only paths come by the sidecar", help);
+        }
+    }
+    own.value.clone()
 }
 
 fn application_port(check: &mut Check<'_>, spec: &ServiceSpec) -> Option<u16> {

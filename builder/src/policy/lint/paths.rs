@@ -49,10 +49,7 @@ fn is_evaded(pattern: &Pattern) -> bool {
 
 fn probes(context: &Context<'_>, policy: &AuthorizationPolicy, findings: &mut Vec<Diagnostic>) {
     for service in context.services(policy) {
-        let probes = service.container.iter().flat_map(|container| {
-            [&container.probes.readiness, &container.probes.liveness, &container.probes.startup]
-        });
-        let paths = probes.flatten().filter_map(|probe| probe.path.as_deref());
+        let paths = service.probes.named().filter_map(|(_, probe)| probe.path.as_deref());
         let mut told = Vec::new();
         for path in paths {
             let denied = policy.rules.iter().filter(|rule| rule.when.is_empty() && rule.from.is_empty());
