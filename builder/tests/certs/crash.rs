@@ -81,18 +81,20 @@ fn kill_and_restore(base: &Path, args: &[&str], trusted_meanwhile: bool, restore
         if output.status.success() {
             return step - 1;
         }
-        let said = said(&output);
-        assert!(said.contains("aborted after"), "step {step} of {args:?} ended otherwise: {said}");
+        let words = said(&output);
+        assert!(words.contains("aborted after"), "step {step} of {args:?} ended otherwise: {words}");
         let during = pairs(folder.path());
         for (set, (certificate, _)) in &before {
-            assert!(during.contains_key(set), "step {step} of {args:?} lost {set} ({certificate}): {said}");
+            assert!(during.contains_key(set), "step {step} of {args:?} lost {set} ({certificate}): {words}");
         }
         if trusted_meanwhile {
             // Chains, keys that fit, and that every bundle trusts every leaf, old and new.
             fine(folder.path(), &["verify"]);
         }
-        // Again: nothing is lost, and the work gets done.
-        fine(folder.path(), args);
+        // Again: nothing is lost, and the work gets done; unless it was done, and there is nothing to take back any more.
+        let again = run(folder.path(), args);
+        let done = said(&again).contains("error[no-rotation]");
+        assert!(again.status.success() || done, "step {step} of {args:?}, again: {}", said(&again));
         fine(folder.path(), &["verify"]);
         let kept = pairs(folder.path());
         fine(folder.path(), &["renew"]);
@@ -125,6 +127,22 @@ fn every_phase_of_a_rotation_survives_a_kill_at_every_step() {
         let steps = kill_at_every_step(base.path(), &args, true);
         assert!(steps >= 20, "{steps} points on the way to {phase}");
         fine(base.path(), &args);
+        let status = fine(base.path(), &["rotate-ca", "--status"]);
+        assert!(status.starts_with(phase), "{status}");
+    }
+}
+
+/// From `switched` by `adding` to where it began.
+#[test]
+fn the_way_back_survives_a_kill_at_every_step() {
+    let base = aged(1);
+    let (on, back) = (["rotate-ca", "--settle", "0s"], ["rotate-ca", "--abort", "--settle", "0s"]);
+    fine(base.path(), &on);
+    fine(base.path(), &on);
+    for phase in ["adding", "stable"] {
+        let steps = kill_at_every_step(base.path(), &back, true);
+        assert!(steps >= 10, "{steps} points on the way back to {phase}");
+        fine(base.path(), &back);
         let status = fine(base.path(), &["rotate-ca", "--status"]);
         assert!(status.starts_with(phase), "{status}");
     }
