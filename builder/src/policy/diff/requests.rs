@@ -46,73 +46,83 @@ pub struct Requests {
     pub possible: usize,
 }
 
-/// For a service as it is in one mesh or in two: their configurations and their callers.
+/// What a rule is written for, and what it compares itself, each value apart.
+struct Pointed {
+    base: Said,
+    own: Vec<(Slot, Option<String>)>,
+}
+
+/// For a service as it is in one mesh or in two: their configurations and their callers. At most `most`, but every rule's
+/// own request.
 pub fn of(configs: &[PluginConfig], meshes: &[&Resolved], service: &Service, most: usize) -> Requests {
     let mut values: BTreeMap<Slot, BTreeSet<Option<String>>> = BTreeMap::new();
-    let mut pointed: BTreeSet<Said> = BTreeSet::new();
     let tcp = configs.iter().all(|config| config.protocol == Protocol::Tcp);
     let names = Names { trust_domain: meshes.first().map_or("", |mesh| &mesh.trust_domain) };
     for (slot, value) in usual(meshes, service, tcp) {
         values.entry(slot).or_default().insert(value);
     }
+    let mut pointed: Vec<Pointed> = Vec::new();
     for rule in configs.iter().flat_map(|config| &config.policies).flat_map(|policy| &policy.rules) {
         for from in or_nothing(&rule.from) {
             for to in or_nothing(&rule.to) {
-                let mut base = Said::new();
                 let matches = from.into_iter().chain(to).chain([&rule.when]).flat_map(Clause::matches);
-                for one in matches.filter(|one| !(tcp && one.attribute.is_http_only())) {
-                    let Some(slot) = slot(&one.attribute) else { continue };
-                    let examples = names.examples(one);
-                    // What a negation is about is what the request is not.
-                    if let (false, Some(first)) = (one.negated, examples.first()) {
-                        let joined = match base.get(&slot) {
-                            Some(before) if slot == Slot::Principal => names.join(before, one, first),
-                            _ => first.clone(),
-                        };
-                        base.insert(slot.clone(), joined);
-                    }
-                    let all = values.entry(slot).or_default();
-                    all.insert(None);
-                    all.extend(examples.into_iter().map(Some));
-                }
-                pointed.insert(base);
+                pointed.push(names.point(matches.filter(|one| !(tcp && one.attribute.is_http_only()))));
             }
         }
     }
     let defaults = first_of_each(&values);
-    let mut all: BTreeSet<Said> = BTreeSet::new();
-    for base in pointed {
-        let base: Said =
-            defaults.iter().chain(&base).map(|(slot, value)| (slot.clone(), value.clone())).collect();
-        for (slot, values) in &values {
-            for value in values {
-                all.insert(with(&base, slot, value.as_ref()));
-            }
+    for one in &mut pointed {
+        for (slot, value) in &one.own {
+            values.entry(slot.clone()).or_default().insert(value.clone());
         }
-        all.insert(base);
+        for (slot, value) in &defaults {
+            one.base.entry(slot.clone()).or_insert_with(|| value.clone());
+        }
     }
+    let mut all: BTreeSet<Said> = pointed.iter().map(|one| one.base.clone()).collect();
+    for (one, (slot, value)) in pointed.iter().flat_map(|one| one.own.iter().map(move |own| (one, own))) {
+        if all.len() >= most {
+            break;
+        }
+        all.insert(with(&one.base, slot, value.as_ref()));
+    }
+    // Every rule's request with every value of any other.
+    let each: Vec<(&Slot, &Option<String>)> =
+        values.iter().flat_map(|(slot, values)| values.iter().map(move |value| (slot, value))).collect();
+    for at in spread(pointed.len().saturating_mul(each.len()), most) {
+        if all.len() >= most {
+            break;
+        }
+        if let (Some(one), Some((slot, value))) = (pointed.get(at / each.len()), each.get(at % each.len())) {
+            all.insert(with(&one.base, slot, value.as_ref()));
+        }
+    }
+    // Everything with everything.
     let lists: Vec<(&Slot, Vec<&Option<String>>)> =
         values.iter().map(|(slot, values)| (slot, values.iter().collect())).collect();
     let possible = lists.iter().fold(1usize, |product, (_, list)| product.saturating_mul(list.len()));
-    // Spread evenly over all of them; a stride that shares no factor with the number visits each once.
-    let stride = coprime(possible / most.max(1) + 1, possible);
-    let mut at = 0;
-    for _ in 0..possible.min(most) {
+    for at in spread(possible, most) {
+        if all.len() >= most {
+            break;
+        }
         let mut said = Said::new();
         let mut rest = at;
         for (slot, list) in &lists {
-            if let Some(Some(Some(value))) = list.get(rest % list.len()).map(|value| Some(value.as_ref())) {
+            if let Some(Some(value)) = list.get(rest % list.len()) {
                 said.insert((*slot).clone(), value.clone());
             }
             rest /= list.len();
         }
         all.insert(said);
-        if all.len() >= most {
-            break;
-        }
-        at = (at + stride) % possible;
     }
     Requests { requests: all.iter().map(|said| as_line(said, tcp)).collect(), possible }
+}
+
+/// The numbers below `of`, `most` of them, spread evenly: a stride that shares no factor with the number visits each once.
+fn spread(of: usize, most: usize) -> impl Iterator<Item = usize> {
+    let stride = coprime(of / most.max(1) + 1, of);
+    let step = move |at: &usize| Some((*at as u128 + stride as u128).checked_rem(of as u128)? as usize);
+    std::iter::successors(Some(0), step).take(of.min(most.saturating_mul(2)))
 }
 
 /// A number near `wanted` without a common factor with `of`.
@@ -204,6 +214,26 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
+    /// The request that all of these want, and what each of them compares.
+    fn point<'a>(&self, matches: impl Iterator<Item = &'a Match>) -> Pointed {
+        let mut pointed = Pointed { base: Said::new(), own: Vec::new() };
+        for one in matches {
+            let Some(slot) = slot(&one.attribute) else { continue };
+            let examples = self.examples(one);
+            // What a negation is about is what the request is not.
+            if let (false, Some(first)) = (one.negated, examples.first()) {
+                let joined = match pointed.base.get(&slot) {
+                    Some(before) if slot == Slot::Principal => self.join(before, one, first),
+                    _ => first.clone(),
+                };
+                pointed.base.insert(slot.clone(), joined);
+            }
+            pointed.own.push((slot.clone(), None));
+            pointed.own.extend(examples.into_iter().map(|example| (slot.clone(), Some(example))));
+        }
+        pointed
+    }
+
     /// Values on both sides of every pattern: what it matches first.
     fn examples(&self, one: &Match) -> Vec<String> {
         let mut all = Vec::new();

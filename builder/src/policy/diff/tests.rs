@@ -185,3 +185,25 @@ fn given_requests_are_asked_of_every_workload() {
     let wrong = Ask::Given(vec![serde_json::json!({"id": 1, "methd": "GET"})]);
     assert_eq!(compare(&old, &new, &wrong).unwrap_err().diagnostics[0].code, "unreadable-request");
 }
+
+/// With a thousand policies not everything is combined with everything, and still no rule is left out.
+#[test]
+fn a_thousand_policies_are_asked_in_bounds_and_each_of_them() {
+    let mut rules = String::new();
+    for number in 0..1_000 {
+        rules += &format!(
+            "{{from: [{{source: {{namespaces: [n{number}]}}}}], to: [{{operation: {{paths: [/p{number}/*]}}}}]}}, "
+        );
+    }
+    let old = policy("many", &api("ALLOW", &rules));
+    let new = policy("many", &api("ALLOW", &rules.replace("/p777/*", "/p777/x/*")));
+    let ask = Ask::Generated(5_000);
+    let report = compare(&load(&format!("{MESH}{old}")), &load(&format!("{MESH}{new}")), &ask).unwrap();
+    assert!(
+        (2_000..10_000).contains(&report.asked) && report.possible > 1_000_000,
+        "{} {}",
+        report.asked,
+        report.possible
+    );
+    assert!(report.count(Way::Narrowed) > 0, "{}", report::as_text(&report, false));
+}
