@@ -210,3 +210,68 @@ fn what_another_limit_refuses_costs_nothing_of_the_budget() {
     let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=86_400).contains(&wait), "{wait}");
 }
+
+/// The first address behind `name` in a rendered configuration.
+fn address_behind<'a>(text: &'a str, name: &str) -> &'a str {
+    let part = text.split_once(name).unwrap().1;
+    part.split_once("address: \"").unwrap().1.split_once('"').unwrap().0
+}
+
+/// The first address and port behind `name`, replaced.
+fn moved(text: &str, name: &str, to: (&str, u16)) -> String {
+    let (before, behind) = text.split_once(name).unwrap();
+    let (head, rest) = behind.split_once("address: \"").unwrap();
+    let (_, rest) = rest.split_once("port_value: ").unwrap();
+    let (_, rest) = rest.split_once('\n').unwrap();
+    let indent = " ".repeat(16);
+    format!("{before}{name}{head}address: \"{}\"\n{indent}port_value: {}\n{rest}", to.0, to.1)
+}
+
+#[test]
+fn the_service_is_asked_by_mutual_tls_where_the_mesh_knows_who_it_is() {
+    let service = RateLimitService::start().unwrap();
+    // The service has a sidecar of its own here; its application is the service that counts.
+    let text = "
+apiVersion: meshward.dev/v1alpha1
+kind: Mesh
+metadata: {name: test}
+spec:
+  trustDomain: test.example
+  rateLimitService: {address: '127.0.0.1:9', timeout: 500ms, identity: 'spiffe://test.example/ns/default/sa/counter'}
+  services:
+    - {name: one, port: 8000, calls: [counter]}
+    - {name: counter, port: 8001}
+    - {name: caller, port: 8002, calls: [one]}
+---
+apiVersion: meshward.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: test}
+spec:
+  selector: {matchLabels: {app: one}}
+  limits:
+    - {name: all, scope: global, onFailure: failClosed, rates: [{requests: 2, per: 24h}]}
+";
+    let running = TestMesh::start_with(text, &tools::filter().unwrap(), 1, &|who, file, text| match (
+        who.name.as_str(),
+        file,
+    ) {
+        ("one", "envoy.yaml") => {
+            let sidecar = address_behind(&text, "- name: counter\n    type: ").to_owned();
+            moved(&text, "- name: rate_limit_service\n", (&sidecar, 15001))
+        }
+        ("counter", "envoy.yaml") => {
+            moved(&text, "- name: local_application\n", ("127.0.0.1", service.address().port()))
+        }
+        _ => text,
+    })
+    .unwrap();
+    let mut statuses = Vec::new();
+    // Its first connection may take longer than a request waits.
+    until("the service", || {
+        statuses.push(running.get("caller", "one", "/").unwrap().status);
+        statuses.last() == Some(&429)
+    })
+    .unwrap();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2, "{statuses:?}");
+    assert_eq!(running.counter("counter", &["meshward_decisions", "allow"]), service.calls() as u64);
+}

@@ -139,8 +139,9 @@ pub fn rate_limit_service(service: &RateLimitService, place: &Place<'_>) -> Clus
     // Nobody waits for it for long.
     cluster.connect_timeout = "1s".to_owned();
     if let Some(identity) = &service.identity {
-        cluster.transport_socket =
-            Some(tls::upstream(&place.secrets, service.host.clone(), identity.clone()));
+        // An address is no server name (RFC 6066, 3).
+        let name = if numbers.is_some() { String::new() } else { service.host.clone() };
+        cluster.transport_socket = Some(tls::upstream(&place.secrets, name, identity.clone()));
     }
     cluster.typed_extension_protocol_options = grpc();
     cluster

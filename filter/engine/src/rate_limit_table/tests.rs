@@ -193,6 +193,75 @@ fn the_measured_probability_of_a_crowded_slot_is_the_computed_one() {
     }
 }
 
+/// `filter/engine/SEMANTICS.md`, "Rate limits": what a flood of invented keys does to others, measured in one slot.
+#[test]
+fn a_flood_touches_others_as_seldom_as_computed() {
+    const TRIALS: u32 = 4_000;
+    let mut state = 7u64;
+    let mut random = || {
+        // splitmix64
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = state;
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    let agrees = |what: &str, measured: u32, probability: f64| {
+        let expected = f64::from(TRIALS) * probability;
+        println!("{what}: {measured} of {TRIALS} touched, {expected:.1} expected");
+        assert!(
+            (f64::from(measured) - expected).abs() <= 4.0 * expected.sqrt() + 3.0,
+            "{what}: {measured}, {expected}"
+        );
+    };
+    let (once, twice) = (Rate::new(1, 3600 * SECOND, 1).unwrap(), Rate::new(1, 3600 * SECOND, 2).unwrap());
+    let flood = |words: &Memory, owners: &[u16]| {
+        for number in 0..40 {
+            for owner in owners {
+                admits(words, SECOND, bucket(*owner, number, once));
+            }
+        }
+    };
+    // Busy callers of one key each, floods of one and two identities, then somebody who comes for the first time.
+    for (mean, floods) in [(8.0, 1u16), (10.0, 1), (10.0, 2)] {
+        let (mut new, mut old) = (0, 0);
+        for _ in 0..TRIALS {
+            let words = Memory::default();
+            let first = admits(&words, SECOND, bucket(900, 0, twice));
+            // A number with a Poisson distribution: by its probabilities, summed up.
+            let (chance, mut busy, mut sum) = ((random() >> 11) as f64 / (1u64 << 53) as f64, 0, 0.0);
+            loop {
+                sum += poisson(mean, busy);
+                if sum >= chance || busy >= 60 {
+                    break;
+                }
+                busy += 1;
+            }
+            // The one who was there before is one of them, as others see it.
+            for other in 1..busy {
+                admits(&words, SECOND, bucket(other as u16, 0, once));
+            }
+            let floods: Vec<u16> = (1000..1000 + floods).collect();
+            flood(&words, &floods);
+            new += u32::from(busy > 0 && !admits(&words, SECOND, bucket(2000, 0, once)));
+            old += u32::from(!first || !admits(&words, SECOND, bucket(900, 0, twice)));
+        }
+        assert_eq!(old, 0, "who has a way keeps it");
+        let crowded: f64 = (16 - i32::from(floods)..60).map(|busy| poisson(mean, busy)).sum();
+        agrees(&format!("{mean} busy in the slot, {floods} flooding, somebody new"), new, crowded);
+    }
+    // The same owner's tag by chance: of 64 here, of 65,535 in truth.
+    const TAGS: u64 = 64;
+    let mut touched = 0;
+    for _ in 0..TRIALS {
+        let words = Memory::default();
+        flood(&words, &[5]);
+        let victim = Key::new(0xffff, random() % TAGS + 1);
+        touched += u32::from(!admits(&words, SECOND, Bucket { key: victim, rate: once }));
+    }
+    agrees("tags of 64", touched, 1.0 / TAGS as f64);
+}
+
 fn poisson(mean: f64, k: i32) -> f64 {
     (1..=k).fold((-mean).exp(), |p, i| p * mean / f64::from(i))
 }
