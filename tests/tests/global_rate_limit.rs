@@ -62,18 +62,19 @@ fn second() -> u64 {
 /// What a second has.
 const BUDGET: usize = 500;
 
-/// All sidecars, hammered at once: what came back, and how many windows it touched.
-fn saturate(running: &TestMesh) -> (Outcome, usize) {
+/// All sidecars, hammered at once, while something else is done: what came back, and how many windows it touched.
+fn saturate(running: &mut TestMesh, meanwhile: impl FnOnce(&mut TestMesh)) -> (Outcome, usize) {
     let mut loads: Vec<_> =
         CALLEES.iter().map(|callee| hammer(running, "caller", callee, 3).unwrap()).collect();
     let (first, began) = (second(), Instant::now());
     let mut all = Outcome::default();
     std::thread::scope(|scope| {
-        let running: Vec<_> = loads
+        let loads: Vec<_> = loads
             .iter_mut()
             .map(|load| scope.spawn(move || load.run(For::Time(load_time()), |_, _| "x".to_owned())))
             .collect();
-        for load in running {
+        meanwhile(running);
+        for load in loads {
             all.add(load.join().unwrap().unwrap());
         }
     });
@@ -105,8 +106,8 @@ const ALL: &str = "    - {name: all, scope: global, key: [identity], rates: [{re
 #[test]
 fn three_sidecars_keep_to_one_budget_and_seldom_ask() {
     let service = RateLimitService::start().unwrap();
-    let running = start(2, &mesh(service.address(), "50ms", ALL));
-    let load = saturate(&running);
+    let mut running = start(2, &mesh(service.address(), "50ms", ALL));
+    let load = saturate(&mut running, |_| ());
     let calls = kept_to_the_budget(&running, &load);
     assert_eq!(calls, service.calls());
     assert!(calls * 20 <= load.0.sent(), "{calls} calls for {} requests", load.0.sent());
@@ -120,15 +121,31 @@ fn three_sidecars_keep_to_one_budget_and_seldom_ask() {
 fn a_service_that_says_yes_or_no_and_nothing_else_is_kept_to_as_well() {
     let service = RateLimitService::start().unwrap();
     service.be_terse();
-    let running = start(2, &mesh(service.address(), "50ms", ALL));
-    kept_to_the_budget(&running, &saturate(&running));
+    let mut running = start(2, &mesh(service.address(), "50ms", ALL));
+    let load = saturate(&mut running, |_| ());
+    kept_to_the_budget(&running, &load);
+}
+
+#[test]
+fn a_new_policy_in_the_middle_fails_no_request_and_is_no_fresh_budget() {
+    let service = RateLimitService::start().unwrap();
+    let text = mesh(service.address(), "50ms", ALL);
+    let mut running = start(2, &text);
+    let before = running.counter("one", &["meshward_configurations", "accepted"]);
+    let load = saturate(&mut running, |running| {
+        until("some load", || running.seen("one") > 30).unwrap();
+        running.update("one", &text.replace("per: 1s}]", "per: 1s}], response: {problem: true}")).unwrap();
+        until("the new policy", || running.counter("one", &["meshward_configurations", "accepted"]) > before)
+            .unwrap();
+    });
+    kept_to_the_budget(&running, &load);
 }
 
 #[test]
 fn the_real_service_counts() {
     let Some(mut service) = Real::start().unwrap() else { return };
-    let running = start(2, &mesh(service.address(), "200ms", ALL));
-    let load = saturate(&running);
+    let mut running = start(2, &mesh(service.address(), "200ms", ALL));
+    let load = saturate(&mut running, |_| ());
     let calls = kept_to_the_budget(&running, &load);
     assert!(calls * 20 <= load.0.sent(), "{calls} calls for {} requests", load.0.sent());
     service.stop();
