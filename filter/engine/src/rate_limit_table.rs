@@ -169,6 +169,10 @@ pub fn give_back(words: &dyn SharedWords, buckets: &[Bucket], levels: &[Level]) 
     })
 }
 
+/// Longer than a worker is held up between its look at the clock and at the table: 10 s. What seems emptier than empty by less
+/// may be another worker's, whose clock is ahead by that; to take it for empty would give tokens back that were taken.
+const HELD_UP: Nanoseconds = 10_000_000_000;
+
 #[derive(Clone)]
 struct Ways {
     common: Nanoseconds,
@@ -265,14 +269,15 @@ impl Ways {
     fn settle(&mut self, now: Nanoseconds, bucket: &Bucket) -> bool {
         let tag = Tag::of(&bucket.key);
         let empty = now.saturating_add(bucket.rate.span());
+        let beyond_doubt = empty.saturating_add(HELD_UP);
         if let Some(index) = self.find(tag) {
-            let emptier = self.full_at(index) > empty;
+            let emptier = self.full_at(index) > beyond_doubt;
             if emptier {
                 self.set(index, empty, tag);
             }
             return emptier;
         }
-        if self.floor(bucket.key.owner) <= empty {
+        if self.floor(bucket.key.owner) <= beyond_doubt {
             return false;
         }
         match self.place(now, bucket.key.owner, tag) {

@@ -37,6 +37,20 @@ fn a_limit_that_is_made_wider_is_wider_at_once_and_no_fresh_burst() {
     assert!(!admits(&words, now + 2 * SECOND, at(often)));
 }
 
+/// A worker that was held up after it had read the clock gives nobody's tokens back.
+#[test]
+fn a_refusal_by_a_late_worker_is_no_gain() {
+    let words = Memory::default();
+    let rate = Rate::new(10, SECOND, 10).unwrap();
+    let (now, millisecond) = (100 * SECOND, SECOND / 1000);
+    assert_eq!((0..10).filter(|_| admits(&words, now, bucket(1, 1, rate))).count(), 10);
+    for late in 1..90 {
+        assert!(!admits(&words, now - late * millisecond, bucket(1, 1, rate)));
+    }
+    assert!(!admits(&words, now + 99 * millisecond, bucket(1, 1, rate)));
+    assert!(admits(&words, now + 100 * millisecond, bucket(1, 1, rate)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
