@@ -139,23 +139,26 @@ impl Cluster {
             let pods = kube::Api::<Pod>::namespaced(self.client.clone(), namespace);
             let mut forwarder =
                 pods.portforward(pod, &[port]).await.map_err(|error| ApiError::from(error).words())?;
-            let failed = |error: std::io::Error| error.to_string();
             let mut stream = forwarder.take_stream(port).ok_or("no stream for the port")?;
-            stream.write_all(&http1::encode(request)).await.map_err(failed)?;
             let mut bytes = Vec::new();
-            // The end of the answer, or, if the other side leaves the connection open, the last chunk of it.
-            while stream.read_buf(&mut bytes).await.map_err(failed)? > 0 && !bytes.ends_with(b"\r\n0\r\n\r\n")
-            {
-            }
+            let conversation = async {
+                stream.write_all(&http1::encode(request)).await?;
+                // The end of the answer, or, if the other side leaves the connection open, the last chunk of it.
+                while stream.read_buf(&mut bytes).await? > 0 && !bytes.ends_with(b"\r\n0\r\n\r\n") {}
+                Ok::<(), std::io::Error>(())
+            };
+            let ended = conversation.await;
             drop(stream);
             if let Some(answer) = http1::parse(&bytes) {
                 return Ok(answer);
             }
+            // What the server says of the port tells more than how the stream ended.
             let said = match forwarder.take_error(port) {
                 Some(error) => tokio::time::timeout(Duration::from_secs(1), error).await.ok().flatten(),
                 None => None,
             };
-            Err(said.unwrap_or_else(|| format!("nobody answers at port {port} of the pod")))
+            let nobody = || format!("nobody answers at port {port} of the pod");
+            Err(said.unwrap_or_else(|| ended.map_or_else(|error| error.to_string(), |()| nobody())))
         };
         self.runtime.block_on(async {
             tokio::time::timeout(PATIENCE, exchange)

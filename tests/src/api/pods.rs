@@ -44,7 +44,10 @@ pub fn forward(mut stream: TcpStream, head: &str, to: SocketAddr) -> Option<()> 
     let Ok(mut inside) = TcpStream::connect(to) else {
         let error = [&[1], format!("dial tcp4 127.0.0.1:{port}: connection refused").as_bytes()].concat();
         socket.send(Message::binary(error)).ok()?;
-        return socket.close(None).ok();
+        socket.close(None).ok()?;
+        // What the client has sent by now must be read: closing over it is a reset, and a reset overtakes the error.
+        while socket.read().is_ok() {}
+        return None;
     };
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
